@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 import time
-import weakref
-from contextvars import ContextVar, Token
+from collections.abc import Hashable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from .errors import UsageError
+from .runtimes.fork import Stage, after_fork
 
 if TYPE_CHECKING:
     from ._core.machine import Core
-    from ._core.queue import Request
     from ._pool_base import PoolBase
+    from .policies.classes import CallerClass
 
-__all__ = ("BLOCKS", "Running", "current", "deadline")
+__all__ = ("BLOCKS", "Running", "current", "deadline", "forget")
 
 
 class Running:
     """One block that is being executed."""
 
-    __slots__ = ("_asked", "at")
+    __slots__ = ("asked", "at", "outer", "owner")
 
-    def __init__(self, at: float) -> None:
-        self.at = at  # in seconds of time.monotonic()
-        # the last request at each pool, by the id of the pool: in a long block there may be any number
-        self._asked: dict[int, tuple[weakref.ref[PoolBase[Any]], Core, Request]] = {}
+    def __init__(self, owner: deadline, outer: Running | None) -> None:
+        at = time.monotonic() + owner.seconds
+        self.at: float = at if outer is None else min(at, outer.at)  # in seconds of time.monotonic()
+        self.owner, self.outer = owner, outer
+        # the last caller at each pool, by the id of the pool: in a long block there may be any number. No strong
+        # references to a pool or to its parts: they would keep connections of a dropped pool open
+        self.asked: dict[int, tuple[ref[PoolBase[Any]], ref[Core], Hashable, CallerClass | None]] = {}
 
     def left(self) -> float:
         """Return the seconds that are left, at least 0."""
         return max(0.0, self.at - time.monotonic())
 
-    def note(self, pool: PoolBase[Any], request: Request) -> float:
+    def note(self, pool: PoolBase[Any], key: Hashable, caller_class: CallerClass | None) -> float:
         """A caller in the block has to ask the core of a pool. Return :meth:`left`."""
-        self._asked[id(pool)] = weakref.ref(pool), pool._core, request
+        self.asked[id(pool)] = ref(pool), ref(pool._core), key, caller_class
         return self.left()
 
     def report(self) -> None:
         """The block has ended after its deadline. Tell the pools that served it that the lease was given up."""
-        for pool, core, request in self._asked.copy().values():
+        for pool, core, key, caller_class in self.asked.copy().values():
             found = pool()
-            # one that was not served has given up in the queue, which is known
-            if found is not None and core is found._core and not request.gone:
-                found._gate.post(core.overload.gave_up_lease, request.endpoint, request.caller_class, found._clock())
+            if found is not None and core() is found._core:
+                found._gate.post(_gave_up, found._core, key, caller_class, found._clock())
+
+
+def _gave_up(core: Core, key: Hashable, caller_class: CallerClass | None, now: float) -> None:
+    endpoint = core.all_endpoints.get(key)
+    if endpoint is not None:  # otherwise nobody waits there
+        core.overload.gave_up_lease(endpoint, caller_class, now)
 
 
 BLOCKS: set[Running] = set()
@@ -52,8 +62,21 @@ _current: ContextVar[Running | None] = ContextVar("poolkit.deadline", default=No
 
 def current() -> Running | None:
     """Return the innermost block that the current thread or task executes, or None."""
-    block = _current.get()
-    return block if block in BLOCKS else None  # a task may outlive the block that has started it
+    return _running(_current.get())
+
+
+def forget(pool: PoolBase[Any]) -> None:
+    """The caller was not served: it gives up no lease, and if it has given up in the queue, that is known."""
+    block = current()
+    if block is not None:
+        block.asked.pop(id(pool), None)
+
+
+def _running(block: Running | None) -> Running | None:
+    """Return the block, or the next one around it that has not ended: a task or a generator may outlive its block."""
+    while block is not None and block not in BLOCKS:
+        block = block.outer
+    return block
 
 
 class deadline:  # noqa: N801  it is used like a function
@@ -64,32 +87,58 @@ class deadline:  # noqa: N801  it is used like a function
     out even after the deadline. Nothing interrupts the work on a connection. If the block ends late, the pools count
     its callers among those that gave up (see :class:`~poolkit.OverloadConfig`).
 
+    With ``connect_in_caller`` a connect has the time that is left, and none begins after the deadline. In a task it is
+    cancelled then, unless the connector has ``bounds_connects``. In a thread the driver must keep to the limit that
+    it gets.
+
     This is a context variable (see :pep:`567`). It applies to the calling thread or task and to the tasks that it
     starts, through every driver and adapter, until the block is left. A new thread starts without it, but
-    ``asyncio.to_thread`` and ``contextvars.copy_context().run`` pass it on.
+    ``asyncio.to_thread`` and ``contextvars.copy_context().run`` pass it on. Several threads and tasks may use one
+    object at once, also in nested blocks: the time of each block begins when it is entered.
 
     Raises :class:`~poolkit.UsageError` unless ``seconds`` is a number of seconds, 0 or more.
     """
 
-    __slots__ = ("_blocks", "seconds")
+    __slots__ = ("seconds",)
 
     def __init__(self, seconds: float) -> None:
         given: Any = seconds
         if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= 0:
             raise UsageError(f"deadline({seconds!r}): must be a time in seconds, 0 or more")
         self.seconds = seconds
-        self._blocks: list[tuple[Running, Token[Running | None]]] = []
 
     def __enter__(self) -> None:
-        at, outer = time.monotonic() + self.seconds, current()
-        block = Running(at if outer is None else min(at, outer.at))
+        block = Running(self, current())
         BLOCKS.add(block)
-        self._blocks.append((block, _current.set(block)))
+        _current.set(block)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        block, token = self._blocks.pop()
+        block = self._entered()
+        if block is None:
+            return  # entered in the parent process
         BLOCKS.discard(block)
-        _current.reset(token)
+        _current.set(current())  # not block.outer: generators do not leave their blocks in the order of a stack
         # a caller that is cancelled or interrupted is known to have given up
         if not block.left() and (kind is None or issubclass(kind, Exception)):
             block.report()
+
+    def _entered(self) -> Running | None:
+        """Return the block that ends: the innermost one of this object."""
+        block = current()
+        while block is not None and block.owner is not self:
+            block = _running(block.outer)
+        if block is None:  # a generator that began in the context of another thread or task
+            block = next((one for one in BLOCKS.copy() if one.owner is self), None)
+        return block
+
+
+def _after_fork_in_child() -> None:
+    """Forget the blocks of the parent's other threads: nothing leaves them here."""
+    mine, block = set(), current()
+    while block is not None:
+        mine.add(block)
+        block = block.outer
+    BLOCKS.intersection_update(mine)
+
+
+after_fork(Stage.RUNTIME, _after_fork_in_child)

@@ -11,7 +11,7 @@ from ._core import commands
 from ._core.endpoints import Endpoint
 from ._core.queue import Request
 from ._core.slots import CHECKING, IN_USE, RESETTING, Held, LeaseRecord, Slot
-from ._deadline import BLOCKS, current
+from ._deadline import BLOCKS, current, forget
 from ._driver import Opened
 from ._explain import packages_of, place_outside
 from ._fast import BATCH
@@ -56,15 +56,45 @@ def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float)
     return NEVER if timeout is None else now + timeout
 
 
-def _in_block(pool: PoolBase[Any], request: Request, timeout: float | Default | None, now: float) -> float:
+def _in_block(
+    pool: PoolBase[Any], request: Request, key: Hashable, timeout: float | Default | None, now: float
+) -> float:
     """Return the deadline of a caller that may be in a block with a deadline (see :class:`poolkit.deadline`)."""
     own, block = deadline_of(timeout, pool._config, now), current()
-    return own if block is None else min(own, now + block.note(pool, request))
+    return own if block is None else min(own, now + block.note(pool, key, request.caller_class))
 
 
-def _within(limit: float | None, left: float) -> float | None:
-    """Return the seconds for a connect that the caller makes itself: ``limit``, or what is left if that is less."""
-    return left if 0 < left < (limit or NEVER) else limit
+def _left(pool: PoolBase[Any], request: Request, deadline: float, now: float) -> float | None:
+    """Return the seconds that are left to a caller for a connect of its own; None: no limit. With a timeout of 0 it
+    connects, too, but after the end of its block it gets its error.
+    """
+    left, block = deadline - now, current()
+    if block is not None:
+        rest = block.left()
+        if not rest:
+            raise pool._gate.step(_time_out, pool, request, now)
+        left = rest if left <= 0 else min(left, rest)
+    return left if 0 < left < NEVER else None
+
+
+def _within(limit: float | None, left: float | None) -> float | None:
+    """Return the limit of a connect that the caller makes itself: ``limit``, or what is left if that is less."""
+    return limit if left is None else min(limit or NEVER, left)
+
+
+def _raise_late(pool: PoolBase[Any], request: Request, error: BaseException, left: float | None, spent: float) -> None:
+    """The caller's own connect has failed: if the engine has ended it at the caller's deadline, raise its error."""
+    if type(error) is TimeoutError and left is not None and spent >= left:
+        raise pool._gate.step(_time_out, pool, request, pool._clock())
+
+
+def _time_out(pool: PoolBase[Any], request: Request, now: float) -> PoolError:
+    """End a request whose deadline has passed. Return the caller's error. Called under the lock."""
+    core, error = pool._core, pool._monitor.timeout_error(request, now)
+    core.abandon(request, now, timed_out=True)
+    waited = now - request.since
+    core.tell(EventKind.ACQUIRE_FAILED, now, duration=waited, reason=FailReason.TIMEOUT, error=error)
+    return error
 
 
 def _is_duration(value: Any) -> bool:
@@ -128,6 +158,8 @@ class SlowPath(Generic[C]):
         if request.told and isinstance(outcome, Slot):  # interrupted after the listeners were called for its lease
             core.tell(EventKind.RELEASED, now, outcome, duration=now - outcome.since)
         core.abandon(request, now)
+        if BLOCKS:
+            forget(self._base)
         if not told and not request.told:
             reason = FailReason.CONNECTION_ERROR if isinstance(error, Exception) else FailReason.CANCELLED
             core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - request.since, reason=reason, error=error)
@@ -157,11 +189,7 @@ class SlowPath(Generic[C]):
         if longer > 0 and (request.rechecking or request.endpoint.connects_for(request)):
             core.look(request, now)
             return None
-        error = self._base._monitor.timeout_error(request, now)
-        core.abandon(request, now, timed_out=True)
-        waited = now - request.since
-        core.tell(EventKind.ACQUIRE_FAILED, now, duration=waited, reason=FailReason.TIMEOUT, error=error)
-        return error
+        return _time_out(self._base, request, now)
 
     def _begin(self, slot: Slot, request: Request, now: float) -> Held:
         """Begin a lease: record its start, its holder and, with tracing, where it was taken."""
@@ -243,9 +271,9 @@ class ThreadSlowPath(SlowPath[C]):
         core = pool._core
         now = self._clock()
         request = Request(pool._endpoint, now, pool._caller())
-        deadline = _in_block(pool, request, timeout, now) if BLOCKS else deadline_of(timeout, pool._config, now)
         if core.classes is not None:
             request.caller_class = self.class_of_caller(core.classes)
+        deadline = _in_block(pool, request, key, timeout, now) if BLOCKS else deadline_of(timeout, pool._config, now)
         parker = request.parker = self._parker()
         try:
             if key is None and not core.features.keyed:
@@ -300,7 +328,7 @@ class ThreadSlowPath(SlowPath[C]):
     def _connect(self, request: Request, slot: Slot, deadline: float) -> None:
         """The caller connects itself, as its driver requires."""
         pool, began = self._pool, self._clock()
-        limit = _within(pool._config.connect_timeout, deadline - began)
+        limit = _within(pool._config.connect_timeout, _left(pool, request, deadline, began))
         try:
             opened = pool._driver.connect(slot, limit)
         except BaseException as error:
@@ -364,11 +392,10 @@ class TaskSlowPath(SlowPath[C]):
             gate.run_posted()  # it may free the connection of a dropped lease
         now = clock()
         request = Request(pool._endpoint, now, runtime.caller())
-        deadline = _in_block(pool, request, timeout, now) if BLOCKS else deadline_of(timeout, pool._config, now)
         if core.classes is not None:
             request.caller_class = self.class_of_caller(core.classes)
-        parker = runtime.parker()
-        request.parker = parker
+        deadline = _in_block(pool, request, key, timeout, now) if BLOCKS else deadline_of(timeout, pool._config, now)
+        parker = request.parker = runtime.parker()
         try:
             if key is None and not core.features.keyed:
                 gate.step(core.acquire, request, now)
@@ -387,7 +414,7 @@ class TaskSlowPath(SlowPath[C]):
                 elif outcome.state is CHECKING:
                     self._check(runtime, request, outcome, deadline)
                 else:
-                    await self._connect(request, outcome, deadline)
+                    await self._connect(runtime, request, outcome, deadline)
         except BaseException as error:
             if core is pool._core:  # otherwise the garbage collector ends a task of a parent process or a closed loop
                 gate.step(self._abandon, request, error, clock())
@@ -415,16 +442,18 @@ class TaskSlowPath(SlowPath[C]):
         else:
             runtime.spawn(pool._driver.check_job, slot, request)
 
-    async def _connect(self, request: Request, slot: Slot, deadline: float) -> None:
+    async def _connect(self, runtime: AsyncRuntime, request: Request, slot: Slot, deadline: float) -> None:
         """The caller connects itself, as its driver requires."""
         pool, began = self._pool, self._clock()
-        limit = _within(pool._config.connect_timeout, deadline - began)
-        core, request.outcome = pool._core, None
+        left = _left(pool, request, deadline, began)
+        core, request.outcome, bound = pool._core, None, None if pool._driver.operations.bounds_connects else left
+        limit = _within(pool._config.connect_timeout, left)
         try:
-            opened = await pool._driver.connect(slot, limit)
+            opened = await runtime.bounded(bound, pool._driver.connect, slot, limit)
         except BaseException as error:
             if core is pool._core:
                 pool._driver.connect_failed(core, slot, error)
+                _raise_late(pool, request, error, bound, self._clock() - began)
             raise
         now = self._clock()
         request.connecting += now - began

@@ -230,14 +230,14 @@ class AsyncConnector(_Base[C]):
 
     bounds_connects: bool = False
     """Whether ``connect`` keeps to ``timeout`` by itself, for example for each of several attempts. Otherwise the
-    engine cancels it after ``connect_timeout`` seconds."""
+    engine cancels it after ``connect_timeout`` seconds, or with ``connect_in_caller`` at the caller's deadline."""
 
     any_loop: bool = False
     """Whether an idle connection is independent of event loops, so that any asyncio loop may use the pool. Methods are
     called in the loop that needs the connection, ``abort`` in any thread."""
 
     async def connect(self, timeout: float | None) -> C:
-        """Open a connection; cancelled after ``timeout`` seconds when the connect is detached (``bounds_connects``)."""
+        """Open a connection within ``timeout`` seconds (None: no limit). See ``bounds_connects``."""
         raise NotImplementedError
 
     async def connect_to(self, key: Any, timeout: float | None) -> C:

@@ -98,7 +98,7 @@ class AsyncRuntime(Protocol):
         """Call ``task.run_inbox()`` in the loop soon. Called by finalizers, in any thread."""
 
     async def bounded(self, timeout: float | None, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        """``await call(*args)``; TimeoutError after ``timeout`` seconds. Only in tasks made by ``spawn``."""
+        """``await call(*args)``; TimeoutError after ``timeout`` seconds (None: no limit)."""
 
     def caller(self) -> Hashable:
         """Identity of the calling task, as :meth:`Runtime.caller`."""

@@ -5,24 +5,35 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import os
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
+import anyio
 import pytest
 
 import poolkit
-from poolkit import AcquireTimeout, OverloadConfig, Pool, UsageError
-from poolkit._deadline import current
-from poolkit.testing import FakeConnector
-from tests.shells.kit import NO_DEADLINE, Rig
+from poolkit import AcquireTimeout, AsyncPool, OverloadConfig, Pool, UsageError
+from poolkit._deadline import BLOCKS, current
+from poolkit.testing import AsyncFakeConnector, FakeConnector
+from tests.shells.kit import ASYNC, NO_DEADLINE, Rig
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
+
+
+@pytest.fixture(autouse=True)
+def all_blocks_end() -> Iterator[None]:
+    BLOCKS.clear()  # those of a test that failed
+    yield
+    assert not BLOCKS
 
 
 def lost(pool: Any) -> float:
@@ -67,6 +78,88 @@ async def test_a_caller_does_not_wait_longer_for_its_connect(make: Make) -> None
         rig.connector.free_all()
 
 
+async def test_a_caller_begins_no_connect_of_its_own_after_its_block(make: Make) -> None:
+    async with make(max_size=1, features={"in_caller": True}) as rig:
+        for timeout in (NO_DEADLINE, None, 0.0):
+            with pytest.raises(AcquireTimeout, match="no connection in"):
+                await in_block(rig, 0.0, timeout)
+        assert rig.connector.calls["connect"] == 0
+        assert rig.stats.timeouts == 3
+        assert rig.stats.size == 0
+        await rig.give(await rig.lease())
+        await rig.give(await in_block(rig, 0.0))  # an idle connection is handed out
+
+
+@pytest.mark.parametrize("timeout", [None, NO_DEADLINE, 0.0])
+async def test_its_own_connect_has_what_is_left_of_its_block(make: Make, timeout: float | None) -> None:
+    given: list[Any] = []
+    async with make(max_size=1, features={"in_caller": True}, connect_timeout=None) as rig:
+        connect = rig.connector.connect
+
+        def noted(limit: float | None) -> Any:
+            given.append(limit)
+            return connect(limit)
+
+        rig.connector.connect = noted
+        await rig.give(await in_block(rig, NO_DEADLINE / 2, timeout))
+    (limit,) = given
+    assert limit is not None
+    assert NO_DEADLINE / 2 - PATIENCE < limit <= NO_DEADLINE / 2
+
+
+@ASYNC
+@pytest.mark.parametrize("limit", [0.001, NO_DEADLINE, None])
+async def test_its_own_connect_in_a_task_ends_with_its_block(make: Make, limit: float | None) -> None:
+    """Whatever the driver does with its limit."""
+    async with make(max_size=1, features={"in_caller": True}, connect_timeout=limit) as rig:
+        rig.connector.hold("connect")
+        for timeout in (NO_DEADLINE, None, 0.0):
+            with pytest.raises(AcquireTimeout):
+                await in_block(rig, 0.02, timeout)
+        assert rig.stats.timeouts == 3
+        await rig.until(lambda: rig.stats.size == 0)
+        rig.connector.free_all()
+        await rig.give(await rig.lease())
+
+
+@ASYNC
+async def test_its_own_connect_is_left_to_a_driver_that_bounds_it(make: Make) -> None:
+    async with make(max_size=1, features={"in_caller": True}) as rig:
+        gate = rig.connector.hold("connect")
+        rig.pool._driver.operations.bounds_connects = True
+
+        async def late() -> None:
+            await rig.until(lambda: rig.connector.dialling == 1)
+            await anyio.sleep(0.1)
+            gate.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(late)
+            lease = await rig.lease(0.05)
+        await rig.give(lease)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="cancellations are not counted")
+def test_a_cancellation_at_the_end_of_a_connect_is_not_lost() -> None:
+    """The limit passes and another task cancels the caller in one turn of the loop."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with AsyncPool(AsyncFakeConnector(in_caller=True), max_size=1) as pool:
+            pool._connector.hold("connect")
+            task = asyncio.ensure_future(pool.acquire(0.01))
+            await asyncio.sleep(0)
+            timers: list[Any] = []
+            loop.call_later(0.01, lambda: timers.append(task.cancel()))
+            time.sleep(0.05)  # both are due
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert timers
+            pool._connector.free_all()
+
+    asyncio.run(main())
+
+
 def test_the_earliest_of_nested_blocks_counts() -> None:
     def at() -> float:
         block = current()
@@ -82,6 +175,129 @@ def test_the_earliest_of_nested_blocks_counts() -> None:
             assert at() < outer
         assert at() == outer
     assert current() is None
+
+
+@contextmanager
+def entered_twice(one: poolkit.deadline) -> Iterator[Callable[[], Any]]:
+    """Another thread has entered ``one`` before the body does, and leaves it when the body calls the function. Returns
+    what that thread then sees as its block.
+    """
+    inside, leave = threading.Event(), threading.Event()
+    seen: list[Any] = []
+
+    def work() -> None:
+        with one:
+            mine = current()
+            inside.set()
+            leave.wait(PATIENCE)
+            seen.append(current() is mine)
+        seen.append(current())
+
+    def ended() -> list[Any]:
+        leave.set()
+        thread.join()
+        return seen
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(PATIENCE)
+    try:
+        yield ended
+    finally:
+        ended()
+
+
+@pytest.mark.parametrize("leaves_first", [False, True])
+def test_threads_may_share_one(leaves_first: bool) -> None:
+    one = poolkit.deadline(NO_DEADLINE)
+    with entered_twice(one) as ended:
+        with one:
+            mine = current()
+            if leaves_first:
+                assert ended() == [True, None]
+            assert current() is mine is not None
+        assert current() is None
+        assert ended() == [True, None]
+    assert not BLOCKS
+
+
+def test_tasks_may_share_one() -> None:
+    async def main() -> None:
+        one, turns = poolkit.deadline(NO_DEADLINE), [asyncio.Event() for _ in range(3)]
+
+        async def work(number: int) -> None:
+            await turns[number].wait()
+            with one:
+                mine = current()
+                turns[number + 1].set()
+                await asyncio.sleep(0)
+                assert current() is mine
+            assert current() is None
+
+        turns[0].set()
+        await asyncio.gather(work(0), work(1))
+
+    asyncio.run(main())
+    assert not BLOCKS
+
+
+def blocks(one: poolkit.deadline) -> Iterator[Any]:
+    with one:
+        yield current()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_generators_leave_their_blocks_in_any_order(shared: bool) -> None:
+    one = poolkit.deadline(10.0)
+    first, second = blocks(one), blocks(one if shared else poolkit.deadline(1.0))
+    at, latest = next(first).at, next(second)
+    first.close()
+    block = current()
+    assert block is not None
+    assert block.at == (at if shared else latest.at)
+    second.close()
+    assert current() is None
+    assert not BLOCKS
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_generator_may_be_ended_by_another_thread(nested: bool) -> None:
+    generator = blocks(poolkit.deadline(10.0))
+    copy_context().run(next, generator)
+    with poolkit.deadline(1.0) if nested else nullcontext():
+        mine = current()
+        thread = threading.Thread(target=generator.close)
+        thread.start()
+        thread.join()
+        assert current() is mine
+        assert ({mine} if nested else set()) == BLOCKS
+
+
+def test_a_task_that_outlives_its_block_is_in_the_outer_one() -> None:
+    async def main() -> None:
+        async def look() -> Any:
+            return current()
+
+        with poolkit.deadline(10.0):
+            outer = current()
+            with poolkit.deadline(1.0):
+                task = asyncio.ensure_future(look())
+            assert await task is outer is not None
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_has_the_blocks_of_its_own_thread_only() -> None:
+    with entered_twice(poolkit.deadline(NO_DEADLINE)), poolkit.deadline(10.0), poolkit.deadline(1.0):
+        inner = current()
+        assert inner is not None
+        assert len(BLOCKS) == 3
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if {inner, inner.outer} == BLOCKS else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert len(BLOCKS) == 3
 
 
 def test_a_thread_starts_without_it_unless_it_runs_in_the_context() -> None:
@@ -203,3 +419,40 @@ def test_a_block_keeps_no_pool_alive() -> None:
         del pool
         gc.collect()
         assert gone() is None
+
+
+def test_a_block_keeps_no_connection_of_a_dropped_pool_open() -> None:
+    connector = FakeConnector()
+    with poolkit.deadline(NO_DEADLINE):
+        pool = Pool(connector, max_size=1)
+        pool.release(pool.acquire(NO_DEADLINE))
+        gone = weakref.ref(pool._core), weakref.ref(connector.connections.pop())
+        del pool
+        gc.collect()
+        assert [one() for one in gone] == [None, None]
+
+
+def test_a_keyed_pool_learns_of_a_late_block_at_its_endpoint() -> None:
+    with Pool(
+        FakeConnector(resets=False), max_size=1, keyed=True, barging_window=0.0, overload=OverloadConfig()
+    ) as pool:
+
+        def use() -> None:
+            pool.lease(NO_DEADLINE, key="a").close()
+
+        block = poolkit.deadline(NO_DEADLINE)
+        block.__enter__()
+        use()
+        use_again = threading.Thread(target=use)
+        lease = pool.lease(NO_DEADLINE, key="a")
+        use_again.start()
+        until(lambda: pool.stats().waiting == 1, "it waits")
+        running = current()
+        assert running is not None
+        running.at -= NO_DEADLINE
+        block.__exit__(None)
+        evidence = pool._core.all_endpoints["a"].queue.line_of(None).evidence
+        lease.close()
+        use_again.join()
+        assert evidence is not None
+        assert evidence.lost == 1.0
