@@ -66,9 +66,11 @@ def _in_block(
 
 def _left(pool: PoolBase[Any], request: Request, deadline: float, now: float) -> float | None:
     """Return the seconds that are left to a caller for a connect of its own; None: no limit. With a timeout of 0 it
-    connects, too, but after the end of its block it gets its error.
+    connects, too, but after its deadline or the end of its block it gets its error.
     """
     left, block = deadline - now, current()
+    if left <= 0 and deadline > request.since:  # served when its time was up: it would connect without a limit
+        raise pool._gate.step(_time_out, pool, request, now)
     if block is not None:
         rest = block.left()
         if not rest:

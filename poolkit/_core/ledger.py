@@ -324,7 +324,7 @@ class BudgetLedger:
         if need and account in self.accounts:
             account.need, account.place, account.pressing = max(need, 1), place, pressing
             self.claimed()
-            self.review()
+            self.review(claimant=account)
         return False
 
     def give(self, account: Account, announced: bool) -> None:
@@ -398,9 +398,12 @@ class BudgetLedger:
 
     # -- notifications --------------------------------------------------------------------------------------------
 
-    def review(self, _account: Account | None = None) -> None:
+    def review(self, _account: Account | None = None, *, claimant: Account | None = None) -> None:
         """After a change: notify the pools that can have a permit now. If permits are short, notify those that may have
         to close a connection.
+
+        ``claimant``: the account that has just claimed. Its pool looks at its own idle connections in the same step, so
+        a message would only have it claim, and be notified, again and again.
         """
         free = 0 if self.frozen else self.limit - self.held
         room = self.limit - sum(max(a.held, a.minimum) for a in self.accounts)
@@ -416,7 +419,7 @@ class BudgetLedger:
                 if not account.sharing_needed:
                     self.notify(account)
             first = self._oldest_spare()
-            if first is not None:
+            if first is not None and not (first is claimant and first.sharing_needed):
                 self.notify(first)
 
     def _oldest_spare(self) -> Account | None:

@@ -164,7 +164,9 @@ class DbapiConnector(Connector[Any]):
         pool = None if self.pool is None else self.pool()
         left = None if pool is None else caller_limit(pool.config, timeout)
         if left is not None:
-            limit = kwargs[name] = min(limit or math.inf, max(1, round(left)))
+            mine = max(1, round(left))
+            if not limit or mine < limit:  # otherwise the argument stays as it is: libpq takes no float
+                limit = kwargs[name] = mine
         return limit
 
     def connect_bound(self, thread: int, timeout: float | None) -> float | None:

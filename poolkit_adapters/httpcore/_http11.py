@@ -248,7 +248,7 @@ class Incoming:
     are nothing but ASCII.
     """
 
-    __slots__ = ("ascii", "body", "headers", "keep", "reason", "status")
+    __slots__ = ("body", "headers", "keep", "reason", "status")
 
     def __init__(
         self,
@@ -263,7 +263,6 @@ class Incoming:
         self.headers = headers
         self.keep = keep
         self.body = body
-        self.ascii = False
 
 
 def head_ends(data: bytes) -> int:

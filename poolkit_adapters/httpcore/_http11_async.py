@@ -94,7 +94,6 @@ class AsyncDirect:
             found = parse(data, end, request.method == b"HEAD") if end > 0 else None
             if found is None:
                 return await self._by_h11(request, data)
-            found.ascii = data[:end].isascii() and prepared[0].isascii()
             return found, found.body.feed(data[end + 4 :])
         except BaseException:
             if data and connection._h11_state.trailing_data == (b"", False):
@@ -200,7 +199,6 @@ class AsyncAnswer:
         self._closed = False
         self.status = found.status
         self.headers: Sequence[tuple[bytes, bytes]] = found.headers
-        self.ascii = found.ascii
 
     @property
     def extensions(self) -> dict[str, Any]:

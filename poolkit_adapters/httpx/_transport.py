@@ -128,12 +128,6 @@ def _core_request(request: httpx.Request) -> httpcore.Request:
     return core
 
 
-def _spare_decoding(headers: httpx.Headers) -> None:
-    """Name the encoding of headers that are nothing but ASCII. httpx would decode each of them to learn it."""
-    if getattr(headers, "_encoding", headers) is None:  # otherwise it is known, or its user's choice
-        headers.encoding = "ascii"
-
-
 class PoolkitTransport(httpx.HTTPTransport):
     """Replaces ``httpx.HTTPTransport``. Thread-safe, and safe after ``fork()``.
 
@@ -190,11 +184,7 @@ class PoolkitTransport(httpx.HTTPTransport):
             with keep_poolkit_types():
                 raise_as_httpx(error)
         stream: Any = _Body(found.stream) if isinstance(found, httpcore.Response) else found
-        response = httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
-        if not isinstance(found, httpcore.Response) and found.ascii:
-            _spare_decoding(response.headers)
-            _spare_decoding(request.headers)
-        return response
+        return httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
 
 
 class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
@@ -251,11 +241,7 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
             with keep_poolkit_types():
                 raise_as_httpx(error)
         stream: Any = _AsyncBody(found.stream) if isinstance(found, httpcore.Response) else found
-        response = httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
-        if not isinstance(found, httpcore.Response) and found.ascii:
-            _spare_decoding(response.headers)
-            _spare_decoding(request.headers)
-        return response
+        return httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
 
 
 def _core_arguments(context: ssl.SSLContext, limits: httpx.Limits, proxy: Any) -> dict[str, Any]:

@@ -204,6 +204,22 @@ def test_after_an_interruption_the_account_has_what_the_pool_has() -> None:
     assert one.agrees(1, 0)
 
 
+def test_a_pool_that_claims_is_not_told_of_its_own_idle_connection() -> None:
+    """It looks at it in the same step; a message would make it claim again, and so on."""
+    ledger = BudgetLedger(2)
+    one, mine = shared(ledger, spare=NOW)
+    assert all(one.take(request(ticket), 1) for ticket in (1, 2))
+    mine.sharing_needed = True
+    assert not one.take(request(3), 1)
+    assert not ledger.messages
+    _, theirs = shared(ledger, spare=NOW - 1)
+    theirs.held, theirs.sharing_needed = 1, True
+    ledger.messages.clear()
+    mine.notified = theirs.notified = False
+    assert not one.take(request(3), 1)
+    assert list(ledger.messages) == [theirs], "another pool is"
+
+
 def test_a_finalizer_in_the_middle_of_a_step_waits_for_its_end() -> None:
     gate = Gate()
     ledger = BudgetLedger(1, gate)

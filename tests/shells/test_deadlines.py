@@ -139,6 +139,28 @@ async def test_its_own_connect_is_left_to_a_driver_that_bounds_it(make: Make) ->
         await rig.give(lease)
 
 
+async def test_a_caller_that_is_served_when_its_time_is_up_begins_no_connect(make: Make, flavour: str) -> None:
+    """The place of a connect that has ended with its caller's time goes to one whose time is up, too."""
+    if flavour == "threads":
+        pytest.skip("only the connector itself can end a connect in a thread")
+    async with make(max_size=1, features={"in_caller": True}, connect_timeout=None) as rig:
+        rig.connector.hold("connect")
+        errors: list[Exception] = []
+
+        async def caller() -> None:
+            with pytest.raises(AcquireTimeout) as caught:
+                await rig.lease(0.05)
+            errors.append(caught.value)
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for _ in range(4):
+                    group.start_soon(caller)
+        assert len(errors) == 4
+        assert rig.stats.connecting == 0
+        rig.connector.free_all()
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="cancellations are not counted")
 def test_a_cancellation_at_the_end_of_a_connect_is_not_lost() -> None:
     """The limit passes and another task cancels the caller in one turn of the loop."""

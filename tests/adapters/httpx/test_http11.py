@@ -278,7 +278,7 @@ ENCODED = {"ascii": b"a", "utf-8": b"\xc3\xbc", "iso-8859-1": b"\xfc"}
 async def test_headers_have_the_encoding_that_httpx_finds(
     scripted: Scripted, ours: str, theirs: str, chosen: str | None
 ) -> None:
-    """Which the transports tell it where it is ASCII. A user's choice stays."""
+    """A user's choice stays, and headers that are added later may be of another encoding."""
     head = b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 3\r\n\r\n" % ENCODED[theirs]
     url = scripted(lambda connection, _: talk(connection, *3 * [head + "\xfc!".encode()]))
     found = []
@@ -301,6 +301,17 @@ async def test_headers_have_the_encoding_that_httpx_finds(
         await response.aread()
         found.append((request.headers.encoding, response.headers.encoding, response.headers["x"]))
     assert found == 3 * [(chosen or ours, theirs, "a" if theirs == "ascii" else "\xfc")]
+
+
+def test_a_header_that_a_wrapping_transport_adds_later_may_be_of_another_encoding(scripted: Scripted) -> None:
+    url = scripted(lambda connection, _: talk(connection, [b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes"]))
+    with PoolkitTransport() as transport:
+        request = httpx.Request("GET", url)
+        response = transport.handle_request(request)
+        response.read()
+    for headers in (request.headers, response.headers):
+        headers["x-name"] = "\xfc"
+        assert headers["x-name"] == "\xfc"
 
 
 def test_tls_takes_it_too(https_server: HTTPServer) -> None:
