@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import poolkit
+from poolkit import PoolConfigWarning
 from poolkit_adapters.dbapi import PooledDatabase
 
 
@@ -123,9 +124,12 @@ def test_connect_timeout_is_handed_on_in_the_modules_words() -> None:
         db.connect().close()
     answers = dict.fromkeys(answers, 99)
     assert module.made[1].arguments == {"connect_timeout": 99} | answers
-    settings = {"connect_in_caller": True, "acquire_timeout": 30, "connect_timeout": 60}
+    settings = {"connect_in_caller": True, "acquire_timeout": 30, "connect_timeout": None}
     for own, given in ((2, "2"), (99, "30")):  # a caller that connects itself only lowers it; libpq takes no float
-        with PooledDatabase(module, connect_kwargs={"connect_timeout": own}, **settings) as db:
+        with (
+            pytest.warns(PoolConfigWarning),
+            PooledDatabase(module, connect_kwargs={"connect_timeout": own}, **settings) as db,
+        ):
             db.connect().close()
         assert str(module.made[-1].arguments["connect_timeout"]) == given
 

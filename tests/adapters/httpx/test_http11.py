@@ -304,14 +304,12 @@ async def test_headers_have_the_encoding_that_httpx_finds(
 
 
 def test_a_header_that_a_wrapping_transport_adds_later_may_be_of_another_encoding(scripted: Scripted) -> None:
-    url = scripted(lambda connection, _: talk(connection, [b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes"]))
+    url = scripted(lambda connection, _: talk(connection, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes"))
     with PoolkitTransport() as transport:
         request = httpx.Request("GET", url)
-        response = transport.handle_request(request)
-        response.read()
-    for headers in (request.headers, response.headers):
-        headers["x-name"] = "\xfc"
-        assert headers["x-name"] == "\xfc"
+        transport.handle_request(request).read()
+    request.headers["x-name"] = "\xfc"
+    assert request.headers["x-name"] == "\xfc"
 
 
 def test_tls_takes_it_too(https_server: HTTPServer) -> None:
