@@ -56,7 +56,7 @@ class Connects:
         if late:
             assert record.attempt is not None
             raise overdue(self._pool._dialect, record.attempt.seconds)
-        _raise(self._interrupted() if task.cancelled() else task.result())
+        _raise(self._error_of(record, task))
 
     def run(self, record: AsyncRecord) -> None:
         """Call ``record.connect()`` for the calling greenlet. If that is cancelled, or its time is up, the connect
@@ -75,7 +75,7 @@ class Connects:
             record.ending = self._runtime.keep(self._see_off(record, task, self._limit(), kept=kept))
             raise
         if task.done():
-            _raise(task.result())
+            _raise(self._error_of(record, task))
             return
         assert record.attempt is not None
         if record.attempt.left() != 0.0:
@@ -84,6 +84,17 @@ class Connects:
         record.ending = self._runtime.keep(self._see_off(record, task, 0.0))
         raise overdue(self._pool._dialect, record.attempt.seconds)
 
+    def _error_of(self, record: AsyncRecord, task: asyncio.Task[BaseException | None]) -> BaseException | None:
+        """Return the error of a connect that has ended, or None. A cancelled one is an error, because its caller was not
+        cancelled: drivers end connects by a cancellation at their own time limit.
+        """
+        error = asyncio.CancelledError() if task.cancelled() else task.result()
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+        if record.attempt is not None and record.attempt.left() == 0.0:
+            return overdue(self._pool._dialect, record.attempt.seconds)
+        return self._interrupted()
+
     def _limit(self) -> float | None:
         """Return the seconds for a connect whose caller has given up."""
         config = self._pool.poolkit.config
@@ -91,9 +102,9 @@ class Connects:
         return config.check_timeout if config.connect_timeout is None else config.connect_timeout
 
     def _interrupted(self) -> BaseException:
-        """Return the error of a connect whose event loop has ended. It has the driver's class."""
+        """Return the error of a connect that was cancelled. It has the driver's class."""
         kind: Any = getattr(getattr(self._pool._dialect, "dbapi", None), "OperationalError", ConnectionError)
-        return connect_error(kind("the event loop of the connect has ended"))
+        return connect_error(kind("the connect was cancelled, or its event loop has ended"))
 
     def end(self) -> None:
         """Wait for connects that nobody waits for, at most ``check_timeout`` seconds; then cut them off."""

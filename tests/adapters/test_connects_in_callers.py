@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ import redis.asyncio
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from poolkit import ConnectFailed
 from poolkit.testing.servers import PostgresServer, RedisServer
 from poolkit_adapters import redis as rd
 from poolkit_adapters import sqlalchemy as sa
@@ -117,6 +119,21 @@ SUBJECTS: dict[str, tuple[Callable[..., Made], str]] = {
 
 async def value(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
+
+
+@pytest.mark.parametrize("in_caller", [True, False])
+async def test_a_connect_that_the_driver_cancels_is_an_error_for_its_caller(in_caller: bool) -> None:
+    """As asyncpg's may at its own time limit. The caller was not cancelled."""
+
+    async def cancelled() -> Any:
+        raise asyncio.CancelledError
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://", poolclass=sa.AsyncPoolkitPool, async_creator=cancelled, connect_in_caller=in_caller
+    )
+    with pytest.raises(ConnectFailed, match="the connect was cancelled"):
+        await engine.connect()
+    await engine.dispose()
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
