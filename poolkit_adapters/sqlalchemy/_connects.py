@@ -85,8 +85,8 @@ class Connects:
         raise overdue(self._pool._dialect, record.attempt.seconds)
 
     def _error_of(self, record: AsyncRecord, task: asyncio.Task[BaseException | None]) -> BaseException | None:
-        """Return the error of a connect that has ended, or None. A cancelled one is an error, because its caller was not
-        cancelled: drivers end connects by a cancellation at their own time limit.
+        """Return the error of a connect that has ended, or None. A cancelled one is an error: its caller was not
+        cancelled, and drivers end connects by a cancellation at their own time limit.
         """
         error = asyncio.CancelledError() if task.cancelled() else task.result()
         if not isinstance(error, asyncio.CancelledError):

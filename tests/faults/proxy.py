@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from functools import partial
 from typing import Literal
 
 from poolkit.testing.servers import free_port
@@ -30,7 +31,8 @@ class _Link:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
         self.target: asyncio.StreamWriter | None = None
-        self.port: int = client.get_extra_info("peername")[1]
+        peer = client.get_extra_info("peername")  # None: the client was gone before it was accepted
+        self.port: int = 0 if peer is None else peer[1]
         self.gone: Literal["", "silent", "reset"] = ""  # what the peer does with packets, having gone or forgotten it
 
     def end(self, *, reset: bool) -> None:
@@ -190,15 +192,21 @@ class FaultProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(writer)
         self._links.add(link)
         self.accepted += 1
         self.max_open = max(self.max_open, len(self._links))
+        task = asyncio.create_task(self._serve(link, reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._served, link))
+
+    def _served(self, link: _Link, task: asyncio.Task[None]) -> None:
+        """End the connection, also if the task was cancelled before it began."""
+        self._tasks.discard(task)
+        self._links.discard(link)
+        link.end(reset=False)
+
+    async def _serve(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ways: list[asyncio.Task[None]] = []
         try:
             if self.swallow:
