@@ -203,6 +203,14 @@ def _most_idle(config: PoolConfig) -> int:
     return _most(config) if config.max_idle is None else config.max_idle
 
 
+Spare = Callable[[], Slot | None]
+"""Returns the idle connection that has been unused longest."""
+Evict = Callable[[Slot], bool]
+"""Closes an idle connection; False if another thread has just taken it."""
+Want = Callable[[float], object]
+"""Schedules a tick."""
+
+
 class OwnLimit:
     """The capacity of a pool without a budget: every permit below the limit is its own."""
 
@@ -241,13 +249,7 @@ class OwnLimit:
         """Whether to close a returned connection for another pool, although callers of this pool wait for it."""
         return False
 
-    def yield_to_others(
-        self,
-        now: float,
-        longest_unused: Callable[[], Slot | None],
-        evict: Callable[[Slot], bool],
-        want: Callable[[float], object],
-    ) -> bool:
+    def yield_to_others(self, now: float, longest_unused: Spare, evict: Evict, want: Want) -> bool:
         """Close idle connections for other pools; whether other pools have to be notified."""
         return False
 
@@ -321,18 +323,12 @@ class SharedLimit:
         request = queue.first()
         return request is not None and self._account.must_yield(request.ticket)
 
-    def yield_to_others(
-        self,
-        now: float,
-        longest_unused: Callable[[], Slot | None],
-        evict: Callable[[Slot], bool],
-        want: Callable[[float], object],
-    ) -> bool:
+    def yield_to_others(self, now: float, longest_unused: Spare, evict: Evict, want: Want) -> bool:
         """Reduce the claim to what is needed, and close idle connections while other pools need permits, longest unused
         first. Whether other pools have to be notified.
 
         ``evict``: closes a connection that already counts as leaving; False if another thread has just taken it.
-        ``want(at)``: has this called again at that time, when a connection of now may have been unused for long enough.
+        ``want(at)``: schedules another call at that time, when the connection will have been unused for long enough.
         """
         account = self._account
         if account.claiming:

@@ -608,8 +608,8 @@ class KeyedEndpoints:
 
     def _share(self) -> int:
         """Return an even share of the connections for one endpoint."""
-        nobody = self.only.unused and self.all.get(None) is self.only  # no caller names no endpoint
-        return max(1, self._core.size.limit // max(1, len(self.all) - nobody))
+        spurious = self.only.unused and self.all.get(None) is self.only  # the endpoint of callers that give no key
+        return max(1, self._core.size.limit // max(1, len(self.all) - spurious))
 
     def _evict(self, now: float) -> bool:
         """Close the longest unused idle connection for an endpoint that needs one. Returns whether one was closed.

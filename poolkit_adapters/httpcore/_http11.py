@@ -242,11 +242,7 @@ class Chunks:
 
 
 class Incoming:
-    """A response whose head has arrived.
-
-    ``keep``: whether the server keeps the connection open after it. ``ascii``: whether its head and that of its request
-    are nothing but ASCII.
-    """
+    """A response whose head has arrived. ``keep``: whether the server keeps the connection open after it."""
 
     __slots__ = ("body", "headers", "keep", "reason", "status")
 

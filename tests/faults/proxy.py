@@ -14,7 +14,7 @@ from functools import partial
 from typing import Literal
 
 from poolkit.testing.servers import free_port
-from tests.support.loops import LoopThread
+from tests.support.loops import LoopThread, stop_listening
 
 __all__ = ("FaultProxy", "Mode")
 
@@ -180,8 +180,8 @@ class FaultProxy:
 
     async def _unlisten(self) -> None:
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            await stop_listening(server)
 
     async def _close(self) -> None:
         await self._unlisten()

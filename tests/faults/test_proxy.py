@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import socket
 import socketserver
 import threading
@@ -13,6 +15,7 @@ from typing import cast
 import pytest
 
 from tests.faults.proxy import FaultProxy
+from tests.support.waiting import PATIENCE
 
 MakeProxy = Callable[[str, int], FaultProxy]
 
@@ -170,3 +173,21 @@ def test_it_serves_an_event_loop_too(proxy: FaultProxy) -> None:
         return answer
 
     assert asyncio.run(main()) == b"hello"
+
+
+def test_connections_that_are_accepted_while_it_stops_are_closed(proxy: FaultProxy) -> None:
+    """None of them is left to the garbage collector, whose warning would fail another test."""
+    busy, go_on = threading.Event(), threading.Event()
+    blocker = threading.Thread(target=proxy._loop.call, args=(lambda: (busy.set(), go_on.wait(PATIENCE)),))
+    blocker.start()
+    assert busy.wait(PATIENCE)
+    clients = [socket.create_connection((proxy.host, proxy.port), PATIENCE) for _ in range(20)]
+    stopper = threading.Thread(target=proxy.stop)
+    stopper.start()
+    go_on.set()
+    stopper.join()
+    blocker.join()
+    gc.collect()  # its warnings fail this test
+    for client in clients:
+        with client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""

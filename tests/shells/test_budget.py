@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from poolkit import AcquireTimeout, Budget, ConfigError, Pool, PoolConfig
 from poolkit._core.ledger import LONGEST, SETTLED
 from poolkit.testing import FakeConnector, ManualClock
-from tests.shells.kit import Rig, ask
+from tests.shells.kit import Outcome, Rig, ask
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
@@ -36,52 +38,55 @@ async def test_an_idle_connection_of_another_pool_gives_way_the_longest_unused_f
         await c.give(lease)
 
 
-async def test_busy_pools_do_not_take_connections_from_each_other_between_two_leases(make: Make) -> None:
-    """A caller of a pool that has its share waits for a connection that another pool uses again and again."""
-    budget, clock = Budget(4), ManualClock()
+@asynccontextmanager
+async def crowded(make: Make, clock: ManualClock) -> AsyncIterator[tuple[Rig, Rig, list[Any], Outcome]]:
+    """Two pools share a budget of four, and each has two leases. A caller of the first waits for a third one.
+
+    Yields the pools, the leases of the second pool, which it must leave with one, and the outcome of the caller.
+    """
+    budget = Budget(4)
     async with make(budget=budget, clock=clock) as one, make(budget=budget, clock=clock) as other:
         held = [await one.lease(), await one.lease()]
         busy = [await other.lease(), await other.lease()]
         async with anyio.create_task_group() as group:
             outcome = ask(group, one)
             await one.until(lambda: one.stats.waiting == 1)
-            for _ in range(10):
-                await other.give(busy.pop())
-                clock.advance(0.5 * SETTLED)
-                busy.append(await other.lease(0))
-            assert budget.stats().held == 4
-            assert (one.connector.calls["connect"], other.connector.calls["connect"]) == (2, 2)
-            await other.give(busy.pop())
-            clock.advance(SETTLED)  # now it is not needed there
-            await other.tick()
-            await one.until(lambda: outcome.lease is not None, "the caller is served")
-        assert (one.connector.calls["connect"], live(one, other)) == (3, 4)
+            yield one, other, busy, outcome
         for lease in (*held, outcome.lease):
             await one.give(lease)
         await other.give(busy.pop())
+
+
+async def test_busy_pools_do_not_take_connections_from_each_other_between_two_leases(make: Make) -> None:
+    """A caller of a pool that has its share waits for a connection that another pool uses again and again."""
+    clock = ManualClock()
+    async with crowded(make, clock) as (one, other, busy, outcome):
+        for _ in range(10):
+            await other.give(busy.pop())
+            clock.advance(0.5 * SETTLED)
+            busy.append(await other.lease(0))
+        assert live(one, other) == 4
+        assert (one.connector.calls["connect"], other.connector.calls["connect"]) == (2, 2)
+        await other.give(busy.pop())
+        clock.advance(SETTLED)  # now it is not needed there
+        await other.tick()
+        await one.until(lambda: outcome.lease is not None, "the caller is served")
+        assert (one.connector.calls["connect"], live(one, other)) == (3, 4)
 
 
 async def test_a_caller_waits_a_second_at_most_beside_idle_connections_of_a_busy_pool(make: Make) -> None:
-    budget, clock = Budget(4), ManualClock()
-    async with make(budget=budget, clock=clock) as one, make(budget=budget, clock=clock) as other:
-        held = [await one.lease(), await one.lease()]
-        busy = [await other.lease(), await other.lease()]
-        async with anyio.create_task_group() as group:
-            outcome = ask(group, one)
-            await one.until(lambda: one.stats.waiting == 1)
-            for _ in range(4):
-                clock.advance(0.25 * LONGEST)
-                await other.give(busy.pop())
-                await one.tick()
-                await other.until(lambda: not other.stats.closing)
-                if not other.stats.idle:
-                    break
-                busy.append(await other.lease(0))
-            await one.until(lambda: outcome.lease is not None, "the caller is served")
+    clock = ManualClock()
+    async with crowded(make, clock) as (one, other, busy, outcome):
+        for _ in range(4):
+            clock.advance(0.25 * LONGEST)
+            await other.give(busy.pop())
+            await one.tick()
+            await other.until(lambda: not other.stats.closing)
+            if not other.stats.idle:
+                break
+            busy.append(await other.lease(0))
+        await one.until(lambda: outcome.lease is not None, "the caller is served")
         assert clock() == 1000 + LONGEST
-        for lease in (*held, outcome.lease):
-            await one.give(lease)
-        await other.give(busy.pop())
 
 
 async def test_a_key_without_a_connection_gets_one_of_another_key_at_once_under_a_budget(make: Make) -> None:

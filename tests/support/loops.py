@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from tests.support.waiting import PATIENCE
 
-__all__ = ("LoopServer", "LoopThread", "running")
+__all__ = ("LoopServer", "LoopThread", "running", "stop_listening")
 
 T = TypeVar("T")
 
@@ -50,6 +50,19 @@ class LoopThread:
             return work()
 
         return self.run(call())
+
+
+async def stop_listening(server: asyncio.AbstractServer) -> None:
+    """Close a server when each connection that it has accepted has its transport.
+
+    A server that is closed in between fails to make the transport, and leaves its socket to the garbage collector.
+    """
+    loop = asyncio.get_running_loop()
+    for sock in getattr(server, "sockets", ()):
+        loop.remove_reader(sock.fileno())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    server.close()
 
 
 async def _abort_all() -> None:
@@ -94,7 +107,7 @@ class LoopServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
-        self._server.close()
+        await stop_listening(self._server)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -278,7 +278,7 @@ ENCODED = {"ascii": b"a", "utf-8": b"\xc3\xbc", "iso-8859-1": b"\xfc"}
 async def test_headers_have_the_encoding_that_httpx_finds(
     scripted: Scripted, ours: str, theirs: str, chosen: str | None
 ) -> None:
-    """A user's choice stays, and headers that are added later may be of another encoding."""
+    """With httpx's own transport and ours; a user's choice stays."""
     head = b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 3\r\n\r\n" % ENCODED[theirs]
     url = scripted(lambda connection, _: talk(connection, *3 * [head + "\xfc!".encode()]))
     found = []

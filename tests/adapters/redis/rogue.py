@@ -13,7 +13,7 @@ import ssl
 import struct
 from pathlib import Path
 
-from tests.support.loops import LoopThread
+from tests.support.loops import LoopThread, stop_listening
 
 __all__ = ("STOLEN", "RogueRedis", "bulk", "readable")
 
@@ -125,7 +125,7 @@ class RogueRedis:
 
     async def _close(self) -> None:
         assert self._server is not None
-        self._server.close()
+        await stop_listening(self._server)
         self._ending = True
         await asyncio.sleep(0.01)  # what has been accepted gets its writer in the next turns of the loop
         for writer in list(self._open):
