@@ -178,7 +178,12 @@ def test_it_serves_an_event_loop_too(proxy: FaultProxy) -> None:
 def test_connections_that_are_accepted_while_it_stops_are_closed(proxy: FaultProxy) -> None:
     """None of them is left to the garbage collector, whose warning would fail another test."""
     busy, go_on = threading.Event(), threading.Event()
-    blocker = threading.Thread(target=proxy._loop.call, args=(lambda: (busy.set(), go_on.wait(PATIENCE)),))
+
+    def block() -> None:
+        busy.set()
+        go_on.wait(PATIENCE)
+
+    blocker = threading.Thread(target=proxy._loop.call, args=(block,))
     blocker.start()
     assert busy.wait(PATIENCE)
     clients = [socket.create_connection((proxy.host, proxy.port), PATIENCE) for _ in range(20)]
