@@ -22,17 +22,14 @@ class CountingProxy(FaultProxy):
         self.held = 0
         self._gate = asyncio.Event()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, link: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.hold_new:
             self.held += 1
             try:
                 await self._gate.wait()
-            except BaseException:
-                writer.transport.abort()
-                raise
             finally:
                 self.held -= 1
-        await super()._serve(reader, writer)
+        await super()._serve(link, reader, writer)
 
     async def _copy(self, link: Any, reader: Any, writer: Any, *, replies: bool) -> None:
         await super()._copy(link, reader if replies else _Counted(self, link.port, reader), writer, replies=replies)

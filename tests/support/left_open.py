@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 import weakref
 from typing import Any
 
@@ -25,9 +26,13 @@ class LeftOpen:
 
     def check(self) -> None:
         """Raise AssertionError if a pool is open that is also still referenced."""
-        if not live_pools():
-            return
-        gc.collect()  # a dropped pool in a circle of references
+        for _ in range(50):
+            if not live_pools():
+                return
+            gc.collect()  # a dropped pool in a cycle of references
+            if not live_pools():
+                return
+            time.sleep(0.1)  # a thread in the background may refer to a dropped pool for the length of one step
         left = [pool for pool in live_pools() if pool not in self._reported]
         self._reported.update(left)
         lines = [f"{pool!r} of {self._makers.get(pool)}" for pool in left]
