@@ -17,8 +17,8 @@ from poolkit.runtimes.fork import Stage, restart_after_fork
 
 from .._options import is_default, split_options
 from ._link import Link
-from ._pool import Pooled, pooled
-from ._settings import MAXSIZE, check_words, words_of
+from ._pool import LIBRARIES, Pooled, pooled
+from ._settings import MAXSIZE, check_words, words_of, words_of_keys
 from ._share import Share
 
 if TYPE_CHECKING:
@@ -36,6 +36,13 @@ connections costs only memory."""
 
 _BLOCKSIZE = 16384
 """urllib3's default."""
+
+
+_KEYWORD_METHODS = frozenset(
+    ("__init__", "_merge_pool_kwargs", "_new_pool", "connection_from_context", "connection_from_host",
+     "connection_from_pool_key")
+)  # fmt: skip
+"""Methods through which a keyword of a manager passes on its way to a pool."""
 
 
 def _retire(pool: Any) -> None:
@@ -70,7 +77,7 @@ class Managed:
         base: Any = super()
         signature = inspect.signature(base.__init__)
         given = signature.bind_partial(*args, **driver).arguments.get("num_pools", driver.get("num_pools"))
-        check_words(driver, words_of(type(self), after=Managed)[0], all_known=False)
+        self._check(driver)
         self._share = _share or Share(
             config, settings, name=name, listeners=listeners, debug=debug, max_connections=max_connections
         )
@@ -82,6 +89,20 @@ class Managed:
         self._keys: dict[Any, tuple[Any, dict[str, Any], Any]] = {}  # by the arguments of connection_from_host
         self.pools: Any = RecentlyUsedContainer(known, dispose_func=_retire)
         restart_after_fork(Stage.ADAPTERS, self, _renew_lock)
+
+    def _check(self, options: dict[str, Any]) -> None:
+        """Raise ConfigError for a keyword that no pool of this manager can take.
+
+        A class of the application may take further ones: it may remove them, or set pool keys of its own afterwards.
+        """
+        kind = type(self)
+        of_keys, complete = words_of_keys()
+        open_ended = any(
+            one.__module__.partition(".")[0] not in LIBRARIES and not _KEYWORD_METHODS.isdisjoint(vars(one))
+            for one in kind.__mro__
+        )
+        known = words_of(kind)[0] | words_of(kind, after=Managed)[0] | of_keys
+        check_words(options, known, all_known=complete and not open_ended)
 
     @property
     def engines(self) -> list[Pool[Link]]:

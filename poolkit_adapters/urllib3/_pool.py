@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
     from ._keywords import PoolKeywords
 
-__all__ = ("Pooled", "PoolkitHTTPConnectionPool", "PoolkitHTTPSConnectionPool", "pooled")
+__all__ = ("LIBRARIES", "Pooled", "PoolkitHTTPConnectionPool", "PoolkitHTTPSConnectionPool", "pooled")
 
 _DEFAULT: Any = urllib3.Timeout.DEFAULT_TIMEOUT
 _AFTER_URL = ("body", "headers", "retries", "timeout", "chunked", "response_conn")
 """Arguments of ``_make_request`` after the URL, up to the last one that is read here."""
 _BEFORE_TIMEOUT = 6
 """Arguments of ``urlopen`` after the URL, up to ``timeout``."""
-_LIBRARIES = frozenset({"poolkit_adapters", "urllib3", "builtins"})
-"""Packages whose classes of pools take only the arguments that their signatures list."""
+LIBRARIES = frozenset({"poolkit_adapters", "urllib3", "builtins"})
+"""Packages whose classes take only the arguments that their signatures list."""
 _REPLAYS = 3
 """How often a request is sent again, at most, because its connection was closed."""
 
@@ -147,9 +147,9 @@ class Pooled:
         A class of the application may take further arguments, for example in its ``_new_conn()``.
         """
         kind: Any = getattr(self, "ConnectionCls", None)
-        of_pool, _ = words_of(type(self), after=Pooled)
+        of_pool = words_of(type(self))[0] | words_of(type(self), after=Pooled)[0]
         of_connections, complete = words_of(kind) if isinstance(kind, type) else (set(), False)
-        known = complete and all(one.__module__.partition(".")[0] in _LIBRARIES for one in type(self).__mro__)
+        known = complete and all(one.__module__.partition(".")[0] in LIBRARIES for one in type(self).__mro__)
         check_words(options, of_pool | of_connections, all_known=known)
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from urllib3 import HTTPConnectionPool
+from urllib3 import HTTPConnectionPool, poolmanager
 from urllib3.poolmanager import PoolKey
 
 from poolkit import BackoffConfig, ConfigError, PoolConfig
@@ -15,7 +16,7 @@ from poolkit.settings import combine, layer, layer_of, set_aside
 
 from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default, refuse_contradiction
 
-__all__ = ("IDLE", "MAXSIZE", "check_words", "effective", "order_of", "pool_config", "words_of")
+__all__ = ("IDLE", "MAXSIZE", "check_words", "effective", "order_of", "pool_config", "words_of", "words_of_keys")
 
 MAXSIZE: int = driver_default(1)
 """urllib3's default."""
@@ -122,7 +123,8 @@ def check_words(options: Mapping[str, Any], known: Collection[str], *, all_known
     """Raise ConfigError for a keyword that is most likely misspelt. urllib3 would fail only at the first request.
 
     ``known``: the names that the class takes. ``all_known``: it takes no other name, so every other one is refused.
-    Otherwise a name passes if it resembles no known name: an application may have its own pool keys and pool classes.
+    Otherwise a name passes if it resembles no known name: a class of the application may take names that no signature
+    lists.
     """
     for name in options:
         hint = nearest(name, _shown(_WORDS, known))
@@ -156,3 +158,19 @@ def words_of(kind: type, *, after: type | None = None) -> tuple[set[str], bool]:
             break
         complete = False
     return names - {"self"}, complete
+
+
+def words_of_keys() -> tuple[set[str], bool]:
+    """Return the names that urllib3's pool keys have, and whether a manager takes no others.
+
+    A new manager copies ``key_fn_by_scheme``, which an application may have changed: a key class of its own adds its
+    fields, and any other function may accept every name.
+    """
+    names = {"strict"}  # urllib3 removes it, with a warning
+    complete = True
+    for make in poolmanager.key_fn_by_scheme.values():
+        ours = isinstance(make, functools.partial) and make.func is poolmanager._default_key_normalizer
+        fields = getattr(make.args[0], "_fields", None) if ours and make.args else None
+        complete = complete and fields is not None
+        names.update(name.removeprefix("key_") for name in fields or ())
+    return names, complete

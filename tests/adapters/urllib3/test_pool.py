@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import gc
 import inspect
 import threading
@@ -111,6 +113,105 @@ def test_a_pool_knows_all_its_arguments() -> None:
         ConnectionCls = Connection
 
     Own("127.0.0.1", 1, colour="red").close()  # type: ignore[call-arg]
+
+
+class Thin(PoolkitPoolManager):
+    """An application's class that adds no argument."""
+
+    def request(self, method: str, url: str, *args: Any, **given: Any) -> Any:
+        return super().request(method, url, *args, **given)
+
+
+@pytest.mark.parametrize(
+    "make", [PoolkitPoolManager, Thin, lambda **given: PoolkitProxyManager("http://127.0.0.1:1", **given),
+             lambda **given: proxy_from_url("http://127.0.0.1:1", **given), PoolkitAdapter],
+)  # fmt: skip
+def test_a_manager_knows_all_its_arguments(make: Any) -> None:
+    """urllib3 would raise a TypeError in the first request."""
+    with pytest.raises(ConfigError, match=r"colour: unknown argument or setting; known: .*max_size"):
+        make(colour="red")
+
+
+def test_an_adapter_knows_the_arguments_that_it_passes_to_its_manager() -> None:
+    class Adapter(PoolkitAdapter):
+        def init_poolmanager(self, *args: Any, **given: Any) -> None:
+            super().init_poolmanager(*args, **given, **extra)
+
+    extra: dict[str, Any] = {"ssl_context": None, "assert_fingerprint": None, "socket_options": []}
+    Adapter().close()
+    extra = {"colour": "red"}
+    with pytest.raises(ConfigError, match="colour: unknown argument or setting"):
+        Adapter()
+
+
+def test_a_manager_takes_every_argument_of_urllib3s_pool_keys() -> None:
+    names = [name.removeprefix("key_") for name in urllib3.poolmanager.PoolKey._fields]
+    given: dict[str, Any] = dict.fromkeys(names)
+    del given["maxsize"], given["block"], given["headers"]  # must not be None; the manager has "headers" itself
+    with PoolkitPoolManager(**given) as manager:
+        assert set(given) <= set(manager.connection_pool_kw)
+
+
+KEY: Any = collections.namedtuple("Key", [*urllib3.poolmanager.PoolKey._fields, "key_colour"])  # type: ignore[misc]
+"""A pool key of the application's."""
+
+
+def test_pool_keys_of_the_application_have_names_of_their_own(
+    http_server: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pool(PoolkitHTTPConnectionPool):
+        def __init__(self, *args: Any, colour: Any = None, **given: Any) -> None:
+            super().__init__(*args, **given)
+            self.colour = colour
+
+    make = functools.partial(urllib3.poolmanager._default_key_normalizer, KEY)
+
+    class Manager(PoolkitPoolManager):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            self.key_fn_by_scheme["http"] = make
+
+    with Manager(colour="red") as manager:
+        manager.pool_classes_by_scheme = {"http": Pool}
+        assert manager.request("GET", http_server.url).status == 200
+        assert manager.connection_from_url(http_server.url).colour == "red"
+
+    monkeypatch.setitem(urllib3.poolmanager.key_fn_by_scheme, "http", make)
+    with PoolkitPoolManager(colour="blue") as other:
+        other.pool_classes_by_scheme = {"http": Pool}
+        assert other.connection_from_url(http_server.url).colour == "blue"
+    with pytest.raises(ConfigError, match="color: unknown argument or setting; did you mean 'colour'"):
+        PoolkitPoolManager(color="blue")
+    monkeypatch.setitem(urllib3.poolmanager.key_fn_by_scheme, "http", lambda context: tuple(context))
+    PoolkitPoolManager(shape="round").clear()  # a function of the application may take any name
+
+
+def test_an_argument_of_a_class_of_the_application_may_resemble_a_setting() -> None:
+    class Manager(PoolkitPoolManager):
+        def __init__(self, max_waitings: int = 0, **given: Any) -> None:
+            super().__init__(max_waitings=max_waitings, **given)
+            self.key_fn_by_scheme["http"] = lambda context: tuple(context.items())
+
+    class Connection(urllib3.connection.HTTPConnection):  # type: ignore[misc]
+        def __init__(self, *args: Any, **given: Any) -> None:
+            self.idle_timeouts = given.pop("idle_timeouts")
+            super().__init__(*args, **given)
+
+    class Pool(PoolkitHTTPConnectionPool):
+        ConnectionCls = Connection
+
+        def __init__(self, *args: Any, idle_timeouts: int = 0, **given: Any) -> None:
+            super().__init__(*args, idle_timeouts=idle_timeouts, **given)
+
+    with Manager(max_waitings=3) as manager:
+        assert manager.connection_pool_kw["max_waitings"] == 3
+        with pytest.raises(ConfigError, match=r"max_wating: .*did you mean 'max_waiting"):
+            Manager(max_wating=3)
+    pool: Any = Pool("127.0.0.1", 1, idle_timeouts=5)
+    assert pool.conn_kw["idle_timeouts"] == 5
+    pool.close()
+    with pytest.raises(ConfigError, match=r"idle_timout: .*did you mean 'idle_timeout"):
+        Pool("127.0.0.1", 1, idle_timout=5)
 
 
 class Mine(urllib3.HTTPConnectionPool):  # type: ignore[misc]
