@@ -13,16 +13,16 @@ __all__ = ("Attempt", "Attempts", "GivenUp")
 
 
 class GivenUp(Exception):
-    """The pool has given up this connect. Raised in its thread, where nobody hears of it.
+    """The pool has given up this connect. Raised in the thread of the connect, and caught there.
 
-    No subclass of an error of the network: drivers would try again.
+    Not a subclass of a network error, because drivers would try again.
     """
 
 
 class Attempt:
-    """One connect in a thread. Its own thread tells how far it is; another one may give it up. Thread-safe.
+    """One connect in a thread. That thread reports the progress; another one may give the connect up. Thread-safe.
 
-    It begins without a session. While the driver opens one, nobody else can tell whether it exists.
+    It begins without a session. While the driver opens one, no other thread can tell whether the session exists.
     """
 
     def __init__(self) -> None:
@@ -34,17 +34,17 @@ class Attempt:
         self._bound: float | None = None
 
     def extend(self, seconds: float) -> None:
-        """Let the rest of the connect take at most ``seconds``, in place of what its limit stands for."""
+        """Limit the rest of the connect to ``seconds``, in place of its current limit."""
         self._bound = time.monotonic() - self._begun + seconds
 
     def bound(self, timeout: float | None) -> float | None:
-        """Return the seconds that it may take in total."""
+        """Return the time limit of the whole connect in seconds."""
         return default_bound(timeout) if self._bound is None else self._bound
 
     def opening(self, end: Callable[[], object] | None = None) -> None:
         """The driver is about to open a session, in place of an earlier one. Raises :class:`GivenUp`.
 
-        ``end()`` interrupts the driver from another thread, without waiting. None: nothing can.
+        ``end()`` interrupts the driver from another thread, without waiting. None: the driver cannot be interrupted.
         """
         with self._lock:
             if self._given_up:
@@ -54,7 +54,7 @@ class Attempt:
     def opened(self, end: Callable[[], object]) -> None:
         """The driver has opened a session. ``end()`` ends it from another thread, without waiting.
 
-        Do not call this if nothing can end it: the place is then taken until the connect has returned.
+        Do not call this if nothing can end the session: its slot is then taken until the connect has returned.
         """
         with self._lock:
             self._known, self._end = True, end
@@ -62,7 +62,7 @@ class Attempt:
                 end()
 
     def give_up(self) -> bool:
-        """End it. Return whether it has no session any more, and will not open one."""
+        """End the connect. Return whether it has no session now and will not open one."""
         with self._lock:
             self._given_up = True
             if self._end is not None:
@@ -71,14 +71,14 @@ class Attempt:
 
 
 class Attempts:
-    """The connects of one connector that are under way, by their threads."""
+    """The connects of one connector that are in progress, by thread."""
 
     def __init__(self) -> None:
         self._by_thread: dict[int, Attempt] = {}
 
     @contextmanager
     def under_way(self) -> Iterator[Attempt]:
-        """A block in which the calling thread connects."""
+        """Register the connect of the calling thread for the duration of this block."""
         me = threading.get_ident()
         attempt = self._by_thread[me] = Attempt()
         try:

@@ -171,7 +171,7 @@ def _copy_members(error: BaseException, new: BaseException) -> None:
                     value = getattr(error, name)
                     if value is not None:  # OSError shows a filename that was set, even to None
                         setattr(new, name, value)
-                except (AttributeError, TypeError):  # a member that is not set or is read-only
+                except (AttributeError, TypeError):  # the member is not set, or is read-only
                     continue
 
 
@@ -210,14 +210,16 @@ def _subclass(driver: type[BaseException], base: type[PoolError], body: dict[str
     try:
         # the driver's class first, because its methods create, show and reduce the instances
         made = types.new_class(driver.__name__, (driver, base), {}, lambda space: space.update(body))
-        made.__module__ = driver.__module__  # afterwards: asyncpg refuses a second class of one name in its module
+        made.__module__ = (
+            driver.__module__
+        )  # afterwards: asyncpg refuses a second class with the same name in its module
     except Exception:  # noqa: BLE001  incompatible layouts; foreign metaclasses and __init_subclass__
         return None
     return made
 
 
 def _again(kind: type[BaseException], driver: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Unpickle."""
+    """Create the error again when it is unpickled."""
     made = _class_of(kind, driver)
     assert made is not None
     return made(*args)

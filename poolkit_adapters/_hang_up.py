@@ -18,7 +18,7 @@ _IN_PYTHON = {"mysql", "pg8000", "pymysql", "redis", "valkey"}
 
 
 def is_socket(value: Any) -> bool:
-    """Whether ``value`` is a socket of this process's kind: the standard library's, or gevent's after its patch.
+    """Return whether ``value`` is a socket: the standard library's, or gevent's after its patch.
 
     While a test of the application has a function in the place of ``socket.socket``, ``isinstance`` would raise
     TypeError, and hide the error that is being handled.
@@ -75,7 +75,7 @@ class Connecting:
     def _sockets(self) -> set[socket.socket]:
         frames = self._frames() if self._package in _IN_PYTHON else []
         while frames and frames[-1].f_globals.get("__name__", "").partition(".")[0] != self._package:
-            frames.pop()  # not the driver's: one that calls the driver
+            frames.pop()  # not a frame of the driver: one that calls the driver
         found: set[socket.socket] = set()
         for frame in frames:
             values = frame.f_locals
@@ -84,7 +84,7 @@ class Connecting:
         return found
 
     def _frames(self) -> list[FrameType]:
-        """The frames of the connect, the innermost one first."""
+        """Yield the frames of the connect, the innermost one first."""
         # a greenlet that does not run now (under gevent, while it waits) has its own stack
         try:
             frame = getattr(self._greenlet, "gr_frame", None)

@@ -94,7 +94,7 @@ def by_argument(name: str) -> Source:
 
 
 def argument(driver: str, name: str, value: Any) -> tuple[Any, Source]:
-    """Return a driver's argument as a setting: the plain value, and whether it is the driver's default."""
+    """Return a driver's argument as a setting: the plain value and its source."""
     if isinstance(value, _Int):
         return int(value), by_default(driver, name)
     if isinstance(value, _Float):

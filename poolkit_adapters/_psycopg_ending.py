@@ -49,7 +49,7 @@ class _Request:
             self._old = pgconn.get_cancel()
 
     def send(self, timeout: float) -> None:
-        """Block until the server has heard it; TimeoutError after ``timeout`` seconds."""
+        """Block until the server has received the request. Raises TimeoutError after ``timeout`` seconds."""
         if self._conn is None:
             self._send_old(timeout)
             return
@@ -60,7 +60,7 @@ class _Request:
                     raise TimeoutError(f"no answer to a cancel request in {timeout:g} s")
 
     async def send_async(self) -> None:
-        """The same without blocking the event loop; the caller sets a limit."""
+        """Do the same without blocking the event loop. The caller sets a time limit."""
         if self._conn is None:
             await asyncio.to_thread(self._send_old, CANCEL_TIMEOUT)
             return
@@ -71,7 +71,7 @@ class _Request:
 
     @staticmethod
     def _steps(conn: PGcancelConn) -> Generator[tuple[int, bool], None, None]:
-        """What to wait for next: a descriptor, and whether it is to be written."""
+        """Yield what to wait for next: a descriptor, and whether it must be writable."""
         try:
             conn.start()
             while (status := conn.poll()) != PollingStatus.OK:
@@ -82,7 +82,7 @@ class _Request:
             conn.finish()
 
     def _send_old(self, timeout: float) -> None:
-        """``PQcancel`` has no limit of its own."""
+        """Send the request with ``PQcancel``, which has no time limit, and limit it here."""
         errors: list[Exception] = []
 
         def cancel() -> None:
@@ -132,7 +132,7 @@ class Ending:
     __del__ = let_go
 
     def look(self, pgconn: Any, *, interrupted: bool) -> None:
-        """Note whether the server is at work, before the pool closes the connection.
+        """Record whether a statement is running, before the pool closes the connection.
 
         ``interrupted``: psycopg has closed it itself, in the middle of a statement. A cancel request that arrived
         between BEGIN and the statement did not stop the statement, so the server is asked once more.

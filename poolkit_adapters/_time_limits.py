@@ -36,7 +36,7 @@ PyMySQL and asyncmy: 10, for TCP only; aiomysql and pg8000: none)."""
 
 
 def whole_connect(config: PoolConfig) -> float | None:
-    """Return the limit of a whole connect in seconds; None: none, by the application's own setting."""
+    """Return the limit of a whole connect in seconds; None: the application has set no limit."""
     unsaid = config.connect_timeout is None and not sources_of(config).get("connect_timeout", DEFAULT).written
     return UNSAID if unsaid else config.connect_timeout
 
@@ -110,7 +110,7 @@ class Watch:
 
     @contextlib.contextmanager
     def limit(self, driver: Any, seconds: float | None, what: str) -> Iterator[None]:
-        """Hang ``driver`` up if this block takes longer than ``seconds`` (None: no limit).
+        """Shut down the socket of ``driver`` if this block takes longer than ``seconds`` (None: no limit).
 
         Raises TimeoutError then, with the driver's error as its cause. ``what`` names the request in the message.
         """
@@ -142,13 +142,13 @@ class Watch:
                 self._schedule(self, max(0.0, deadline - time.monotonic()))
 
     def cut(self, driver: Any) -> None:
-        """Hang up ``driver`` now, if its operation goes on."""
+        """Shut down the socket of ``driver`` now, if its operation goes on."""
         again = self._cut(id(driver), driver, time.monotonic())
         if again < self._wakes:
             self._set_timer(again)
 
     def _cut(self, key: int, driver: Any, now: float) -> float:
-        """Hang up ``driver``. Return when it has to be done again."""
+        """Shut down the socket of ``driver``. Return the time at which to do it again (math.inf: never)."""
         with self._lock:
             if self._running.pop(key, None) is None:
                 return math.inf
@@ -162,7 +162,7 @@ class Watch:
             return again
 
     def run_due(self) -> None:
-        """Hang up the overdue connections, and set the timer for the next deadline."""
+        """Shut down the sockets of overdue connections, and set the timer for the next deadline."""
         self._wakes = math.inf
         now, following = time.monotonic(), math.inf
         for key, (deadline, driver) in self._running.copy().items():
@@ -188,7 +188,7 @@ _roles = Watch()
 
 
 def limit_role_question(driver: Any, seconds: float) -> AbstractContextManager[None]:
-    """A block that asks a cluster's node for its role; see :meth:`Watch.limit`."""
+    """Limit a block that asks a cluster's node for its role; see :meth:`Watch.limit`."""
     return _roles.limit(driver, seconds, "question for the role")
 
 

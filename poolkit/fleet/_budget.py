@@ -84,7 +84,7 @@ class FleetBudget(Budget):
         super().__init__(limit, name=fleet)
 
     def _begin(self, limit: int) -> None:
-        old: Renewal | None = getattr(self, "_renewal", None)  # None: it is being made
+        old: Renewal | None = getattr(self, "_renewal", None)  # None: it is being created
         super()._begin(0)  # until the store has granted something
         wake = threading.Event()
         self._ledger.claimed = wake.set
@@ -94,7 +94,7 @@ class FleetBudget(Budget):
             self.name, self._store, self._lease, self._gate, self._members, wake=wake, trust_refusal=self._trust
         )
         if old is not None:
-            old.ended = True  # not end(): another thread may have held the lock of its event
+            old.ended = True  # not end(): another thread of the parent may have held the lock of its event
             self._store.forget()
 
     def open_account(self, pool: Any, minimum: int, weight: float) -> Any:
@@ -110,7 +110,7 @@ class FleetBudget(Budget):
         return account
 
     def resize(self, limit: int) -> None:
-        """Not supported: raises UsageError. Change the limit in the settings of all processes and restart them."""
+        """Raise UsageError: a fleet's limit cannot change while it runs. Change it in all processes; restart them."""
         raise UsageError(
             f"{self.name}: the limit of a fleet cannot be changed while it runs; change it in the settings of all "
             "processes and restart them"
@@ -124,7 +124,7 @@ class FleetBudget(Budget):
         return FleetStats(self._total, lease.permits, grant.members, left, grant.token, error)
 
     def explain(self) -> str:
-        """The state of the budget as text. Thread-safe."""
+        """Return the state of the budget as text. Thread-safe."""
         error, count = self._renewal.error, self._lease.grant.members
         trouble = f"; {error}" if error else ""
         return f"{super().explain()} of the fleet's {self._total}, {count} process{'es' * (count != 1)}{trouble}"
@@ -157,7 +157,7 @@ class FleetBudget(Budget):
         self.close()
 
     def _still_open(self) -> tuple[list[str], int]:
-        """Under the lock: the names of the open pools, and the number of connections."""
+        """Return the names of the open pools, and the number of connections. Call it under the lock."""
         pools = self._members.pools(without=self._lease.account)
         held = self._ledger.held - self._lease.account.held
         return [pool.name for pool in pools if not pool.closed], held

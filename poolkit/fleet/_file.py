@@ -59,7 +59,7 @@ _pid = os.getpid()
 
 
 def _close_life_sockets() -> None:
-    """In a forked child: close the sockets of the parent's members."""
+    """Close the sockets of the parent's members. Runs in a forked child."""
     while _life_sockets:
         _life_sockets.popitem()[1].close()
 
@@ -69,7 +69,7 @@ after_fork(Stage.RUNTIME, _close_life_sockets)
 
 @dataclass
 class _State:
-    """The state of one fleet. ``grace``: the time until which nothing new is granted at least; 0.0 if none was lost."""
+    """The state of one fleet. ``grace``: the earliest time of a new grant; 0.0 if no state was lost."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     token: int = 0
@@ -86,7 +86,7 @@ class _LiveMembers:
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
-        """Empty where the system does not show sockets."""
+        """The names of the members whose sockets exist. Empty if the system does not list sockets."""
         try:
             text = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
         except OSError:  # not Linux
@@ -121,7 +121,7 @@ class FileStore:
         self._timeout = _seconds(timeout)
         self._directory = Path(directory)
         self._clock = time.time  # the same in all processes
-        self._token = 0  # the highest token seen: a state file with a lower one was replaced
+        self._token = 0  # the highest token so far: a state file with a lower one was replaced
         self._logged = ""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ class FileStore:
             raise StoreError(f"{shown(self._directory)}: {said(error)}") from error
 
     def _decide(self, ask: Ask, state: _State) -> tuple[Grant, int]:
-        """Answer ``ask`` by ``state``, which it updates. Returns the answer, and the highest token so far."""
+        """Answer ``ask`` and update ``state``. Return the answer, and the highest token so far."""
         self._show_life(ask.fleet, ask.member)
         now = self._clock()
         live = _LiveMembers(self._socket_prefix(ask.fleet))
@@ -167,7 +167,7 @@ class FileStore:
                 with self._locked(fleet, 0.0) as state:
                     state.rows.pop(member, None)
                     self._path(fleet, member).unlink(missing_ok=True)
-            finally:  # also if the lock cannot be had: others see that the member has ended, and remove its record
+            finally:  # also without the lock: the others see that the member has ended, and remove its record
                 file = _own_files.pop(member, None)
                 if file is not None:
                     os.close(file)
@@ -216,7 +216,7 @@ class FileStore:
                 _life_sockets[member] = life_socket
 
     def _socket_prefix(self, fleet: str) -> str:
-        """The prefix of the members' socket names, derived from the path: the directory itself may be created again."""
+        """Return the prefix of the members' socket names. It depends on the path only: the directory may change."""
         place = f"{os.path.realpath(self._directory)}/{fleet}"
         return f"poolkit-fleet-{hashlib.sha256(place.encode()).hexdigest()[:24]}-"
 
@@ -233,7 +233,7 @@ class FileStore:
                 self._path(ask.fleet, name).unlink(missing_ok=True)
 
     def _is_alive(self, path: Path, member: str) -> bool | None:
-        """Whether the file is locked; None if it does not exist or cannot be opened."""
+        """Return whether the file is locked; None if it does not exist or cannot be opened."""
         if member in _own_files:
             return True
         try:
@@ -298,7 +298,7 @@ class FileStore:
             os.close(file)
 
     def _lock(self, file: int, path: Path, deadline: float) -> None:
-        """Lock ``file``. Raises TimeoutError at the deadline: nothing ends a ``lockf`` that blocks in a thread."""
+        """Lock ``file``. Raises TimeoutError at the deadline. Tries again and again: ``lockf`` itself has no limit."""
         pause = 0.0005
         while True:
             try:
@@ -339,7 +339,7 @@ class FileStore:
         return _State(token=max(self._token, int(time.time() * 1000)), grace=self._clock() + ttl), 0
 
     def _others(self, fleet: str) -> bool:
-        """Whether a live process may hold permits."""
+        """Return whether a live process may hold permits."""
         if _LiveMembers(self._socket_prefix(fleet)).names:
             return True
         prefix = f"{_safe(fleet)}."
@@ -362,7 +362,7 @@ def _safe(fleet: str) -> str:
 
 
 def _is_at(file: int | None, path: Path) -> bool:
-    """Whether ``file`` is the file at ``path``."""
+    """Return whether ``file`` is the file at ``path``."""
     try:
         return file is not None and os.path.samestat(os.fstat(file), os.stat(path))
     except OSError:
@@ -370,7 +370,7 @@ def _is_at(file: int | None, path: Path) -> bool:
 
 
 def _parsed(text: bytes) -> _State | None:
-    """Parse a state file; an empty one is an empty state. None if it is invalid."""
+    """Return the state in a state file; an empty file is an empty state. None if the file is invalid."""
     if not text.strip():
         return _State()
     try:

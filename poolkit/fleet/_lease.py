@@ -26,7 +26,7 @@ from ._ledger import Ask, Grant
 
 __all__ = ("FREEZE", "SAFE", "FleetLease")
 
-SAFE = 0.8  # share of ttl that a process uses; the rest covers clocks at different rates and connects that end late
+SAFE = 0.8  # share of ttl that a process uses; the rest covers clocks that differ in rate, and connects that end late
 FREEZE = 0.5  # share of ttl without an answer after which nothing new is opened
 
 
@@ -42,7 +42,7 @@ class _ReturnAccount(Account):
 
 
 class _NewsWaker:
-    """Stands for a pool in the ledger: wakes the exchange when there are permits to return."""
+    """Stands for a pool in the ledger. Wakes the exchange when there are permits to return."""
 
     name = "other processes"
 
@@ -103,7 +103,7 @@ class FleetLease:
         return any(account.need for account in self._ledger.accounts if account is not self.account)
 
     def prepare(self) -> tuple[Ask, int]:
-        """The next Ask, and the epoch. The permits that it returns are not used any more from here on."""
+        """Return the next Ask, and the epoch. From here on the permits that the Ask returns are not in use."""
         ledger, account, now = self._ledger, self.account, time.monotonic()
         ledger.hear(account)
         for _ in range(self.grant.short):
@@ -133,7 +133,7 @@ class FleetLease:
         self.safe_until = begun + SAFE * self.ttl
 
     def apply(self, grant: Grant) -> None:
-        """Take over what was granted and what other processes need."""
+        """Apply a grant: the permits of this process, and how many the other processes need."""
         ledger, account = self._ledger, self.account
         self.grant = grant
         ledger.limit, ledger.frozen = grant.permits, False
@@ -147,7 +147,7 @@ class FleetLease:
             self._ledger.frozen = True
 
     def drop(self) -> str:
-        """Drop the lost permits and join again as another member. Returns the name of the former member."""
+        """Drop the lost permits and join again as another member. Return the name of the former member."""
         ledger, account, former = self._ledger, self.account, self._member
         self.epoch += 1
         self._member = uuid.uuid4().hex

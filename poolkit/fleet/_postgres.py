@@ -19,7 +19,7 @@ from ._store import StoreDown, StoreError, wait_for_name
 
 __all__ = ("PostgresStore",)
 
-_MOST = 1 << 62  # tokens are bigint; there must be a next one
+_MOST = 1 << 62  # tokens are bigint, and the next one must fit too
 _STARTING = ("57P03", "57P01", "57P02")  # cannot_connect_now (starting, stopping, recovering), shutdowns
 
 
@@ -78,7 +78,7 @@ class PostgresStore:
                 if min(permits, want, token) >= 0 and token < _MOST and until <= now + PLAUSIBLE * ask.ttl
             }
             before = {name for name, *_ in found} - {""}
-            grace = rows.pop("", None)  # until when nothing new is granted, and the last token
+            grace = rows.pop("", None)  # the earliest time of a new grant, and the last token
             damaged = len(before) - len(rows)
             if grace is None or damaged:  # new, emptied or damaged: a process may hold permits that are not recorded
                 grace = Row(0, 0, now + ask.ttl, max(int(now * 1000), grace.token if grace else 0))
@@ -157,7 +157,7 @@ class PostgresStore:
 
     @contextlib.contextmanager
     def _limited(self) -> Iterator[None]:
-        """A block in which the socket is shut down after ``timeout`` seconds.
+        """Shut down the socket if this block takes longer than ``timeout`` seconds.
 
         Over a network that drops every packet, the server's ``statement_timeout`` has no effect, and psycopg waits for
         a reply without a limit.
@@ -183,7 +183,7 @@ class PostgresStore:
                     failures.append(error)
                 except self._psycopg.Error as error:
                     failures.append(self._translated(error))
-            else:  # down only if every host says so
+            else:  # StoreDown only if every host refuses
                 raise next((error for error in failures if not isinstance(error, StoreDown)), failures[-1])
             with self._limited():
                 self._connection.execute(
@@ -252,6 +252,6 @@ class PostgresStore:
 
 
 def _shut(connection: Any) -> None:
-    """Shut the connection's socket down from another thread, so that a wait on it ends."""
+    """Shut down the connection's socket from another thread, so that a wait on it ends."""
     with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as sock:
         sock.shutdown(socket.SHUT_RDWR)

@@ -84,11 +84,11 @@ return {permits, tonumber(token), members, math.max(over, wants - left),
 
 
 _AGAIN = 0.1
-"""Seconds until an exchange that goes on is ended again: redis-py may have opened another socket meanwhile."""
+"""Seconds after which an exchange that continues is ended again: redis-py may have opened another socket."""
 
 
 class _Exchange:
-    """One exchange, which the watchdog ends at the sockets: redis-py's limits are limits of each read."""
+    """One exchange. The watchdog ends it by shutting down its sockets, because redis-py limits only each read."""
 
     def __init__(self, pool: Any, watchdog: Watchdog, seconds: float) -> None:
         self._pool = pool
@@ -103,7 +103,7 @@ class _Exchange:
         self._watchdog.disarm(self._number)
 
     def hang_up(self) -> None:
-        """Shut the sockets down because the time is up. Called by the watchdog's thread."""
+        """Shut down the sockets, because the time is over. Called by the watchdog's thread."""
         self.late = True
         for connection in list(self._pool._in_use_connections):
             sock = connection._sock
@@ -146,7 +146,7 @@ class RedisStore:
             raise ConfigError(f"RedisStore: the URL cannot be used: {without_quotes(error)}", "url") from None
         self._timeout = timeout
         self._watchdog = Watchdog(_Exchange.hang_up)
-        self._reached = False  # since the last close; if False, a call connects and looks the name up
+        self._reached = False  # since the last close; if False, the next call connects and resolves the name
         self._script = self._client.register_script(_SCRIPT.replace("PLAUSIBLE", str(PLAUSIBLE)))
 
     def exchange(self, ask: Ask) -> Grant:

@@ -55,7 +55,7 @@ class Renewal:
         self.error: str | None = None  # the last error of the store; None while it works
         self.started = False
         self._former: list[tuple[float, str]] = []  # members whose permits were lost, and when their leases end
-        # started from the end: the thread that ends leases runs before the first lease is requested
+        # started in reverse order: the thread that ends leases runs before the first lease is requested
         self._to_start = [self._exchange_loop, self._expiry_loop]
 
     def start(self) -> None:
@@ -82,21 +82,21 @@ class Renewal:
         for member in (*(former for _, former in self._former), self._lease.member):
             try:
                 self._store.leave(self._name, member)
-            except StoreError as error:  # the others leave all the same
+            except StoreError as error:  # continue with the others
                 logger.warning(
                     "%s: could not return the permits; they are free when their lease ends: %s",
                     self._name, said(error, 500),
                 )  # fmt: skip
 
     def end(self) -> None:
-        """The budget is closed: the threads end soon."""
+        """Let the threads end soon, because the budget is closed."""
         self.ended = True
         self._wake.set()
 
     # -- the exchange with the store ------------------------------------------------------------------------------
 
     def _exchange_loop(self) -> None:
-        """Body of the thread that talks to the store."""
+        """The body of the thread that exchanges with the store."""
         wake, ttl = self._wake, self._lease.ttl
         while not self.ended:
             wake.clear()
@@ -111,7 +111,7 @@ class Renewal:
                 time.sleep(0.002)  # one exchange for requests that arrive together
 
     def _exchange(self) -> bool:
-        """Do one exchange. Returns whether the next one is due soon."""
+        """Do one exchange. Return whether the next one is due soon."""
         lease = self._lease
         ask, epoch = self._gate.step(lease.prepare)
         begun = time.monotonic()
@@ -140,7 +140,7 @@ class Renewal:
         return grant.owed > 0 or self._gate.step(lease.in_need)
 
     def _leave_former(self, now: float) -> None:
-        """Tell the store of members that ended without leaving: a FileStore would keep their permits for ever.
+        """Let members leave that ended without leaving the store: a FileStore would keep their permits for ever.
 
         After the exchange, because the lease of the present member must not wait for it. Tried again after one ``ttl``.
         """
@@ -153,7 +153,7 @@ class Renewal:
                 logger.warning("%s: a former member could not leave the store: %s", self._name, said(error, 500))
 
     def _report_failure(self, text: str, *, exc_info: bool = False) -> None:
-        """Log the start of a series of failures once, not each failed exchange."""
+        """Log the first failure of a series, not every one."""
         if self.error is None:
             logger.warning("%s: %s", self._name, text, exc_info=exc_info)
         self.error = text
@@ -161,7 +161,7 @@ class Renewal:
     # -- the end of a lease ---------------------------------------------------------------------------------------
 
     def _expiry_loop(self) -> None:
-        """Body of the thread that ends an expired lease, even while the exchange is blocked."""
+        """The body of the thread that ends an expired lease, even while the exchange is blocked."""
         lease = self._lease
         while not self.ended:
             now = time.monotonic()
@@ -181,5 +181,5 @@ class Renewal:
         logger.error("%s: permits lost (%s); all connections are closed, %d leases were aborted", self._name, why, cut)
 
     def _drop_permits(self) -> tuple[str, list[Any]]:
-        """Under the lock: the former member, and the pools that have to close their connections."""
+        """Return the former member, and the pools that must close their connections. Call it under the lock."""
         return self._lease.drop(), self._members.pools(without=self._lease.account)

@@ -76,14 +76,14 @@ class _Faults:
         self.max_dialling = 0
 
     def fail(self, stage: str, make: Callable[[], BaseException | None] | None) -> None:
-        """Let ``stage`` raise the error that ``make()`` returns from now on. None: it works again."""
+        """Make ``stage`` raise the error that ``make()`` returns, from now on. ``make=None``: the stage works again."""
         if make is None:
             self.errors.pop(stage, None)
         else:
             self.errors[stage] = make
 
     def hold(self, stage: str) -> threading.Event:
-        """From now on ``stage`` blocks until the returned event is set."""
+        """Make ``stage`` block, from now on, until the returned event is set."""
         gate = self.gates[stage] = threading.Event()
         return gate
 
@@ -130,7 +130,7 @@ class _Faults:
         return connection.alive
 
     def kill_all(self) -> None:
-        """Simulate a server restart: all current connections are dead, new ones work."""
+        """Simulate a restart of the server: the current connections are dead, new ones work."""
         for connection in self.connections:
             connection.alive = False
 
@@ -163,7 +163,7 @@ class FakeConnector(_Faults, Connector[FakeConnection]):
             self._leave(stage)
 
     def connect(self, timeout: float | None) -> FakeConnection:
-        """Open a connection to nowhere."""
+        """Open a simulated connection."""
         self._stage("connect")
         return self._opened()
 
@@ -175,18 +175,18 @@ class FakeConnector(_Faults, Connector[FakeConnection]):
             self._closed(connection)
 
     def abort(self, connection: FakeConnection) -> None:
-        """Close it at once."""
+        """Close the connection at once."""
         self._enter("abort")
         self._closed(connection)
         self._raise("abort")
 
     def check(self, connection: FakeConnection, timeout: float | None) -> bool:
-        """Whether the "server" still knows it."""
+        """Return whether the simulated server still knows the connection."""
         self._stage("check")
         return connection.alive
 
     def needs_reset(self, connection: FakeConnection) -> bool:
-        """Whether the connection is dirty and needs a reset."""
+        """Return whether the connection is dirty and needs a reset."""
         return connection.dirty
 
     def reset(self, connection: FakeConnection) -> None:
@@ -196,13 +196,13 @@ class FakeConnector(_Faults, Connector[FakeConnection]):
         connection.resets += 1
 
     def classify(self, error: BaseException) -> Verdict:
-        """As the default, but an attribute ``verdict`` of the error decides if there is one."""
+        """Return the attribute ``verdict`` of the error if it has one, else the default."""
         verdict: Any = getattr(error, "verdict", None)
         return verdict if isinstance(verdict, Verdict) else default_classify(error)
 
 
 class AsyncFakeConnector(_Faults, AsyncConnector[FakeConnection]):
-    """The same for :class:`~poolkit.AsyncPool`, on asyncio and trio; see :class:`FakeConnector`."""
+    """A connector for :class:`~poolkit.AsyncPool` on asyncio and trio. See :class:`FakeConnector`."""
 
     async def _stage(self, stage: str) -> None:
         self._enter(stage)
@@ -216,7 +216,7 @@ class AsyncFakeConnector(_Faults, AsyncConnector[FakeConnection]):
             self._leave(stage)
 
     async def connect(self, timeout: float | None) -> FakeConnection:
-        """Open a connection to nowhere."""
+        """Open a simulated connection."""
         await self._stage("connect")
         return self._opened()
 
@@ -228,18 +228,18 @@ class AsyncFakeConnector(_Faults, AsyncConnector[FakeConnection]):
             self._closed(connection)
 
     def abort(self, connection: FakeConnection) -> None:
-        """Close it at once."""
+        """Close the connection at once."""
         self._enter("abort")
         self._closed(connection)
         self._raise("abort")
 
     async def check(self, connection: FakeConnection, timeout: float | None) -> bool:
-        """Whether the "server" still knows it."""
+        """Return whether the simulated server still knows the connection."""
         await self._stage("check")
         return connection.alive
 
     def needs_reset(self, connection: FakeConnection) -> bool:
-        """Whether the connection is dirty and needs a reset."""
+        """Return whether the connection is dirty and needs a reset."""
         return connection.dirty
 
     async def reset(self, connection: FakeConnection) -> None:
@@ -249,7 +249,7 @@ class AsyncFakeConnector(_Faults, AsyncConnector[FakeConnection]):
         connection.resets += 1
 
     def classify(self, error: BaseException) -> Verdict:
-        """As the default, but an attribute ``verdict`` of the error decides if there is one."""
+        """Return the attribute ``verdict`` of the error if it has one, else the default."""
         verdict: Any = getattr(error, "verdict", None)
         return verdict if isinstance(verdict, Verdict) else default_classify(error)
 

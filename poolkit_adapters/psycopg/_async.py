@@ -56,7 +56,7 @@ class _ReturningConnection(psycopg.AsyncConnection[Any]):
 
 
 class _Block(Generic[ACT]):
-    """The block of ``pool.connection()``. It commits or rolls back at the end, then returns the connection."""
+    """The block of ``pool.connection()``. At its end it commits or rolls back, and returns the connection."""
 
     __slots__ = ("_connection", "_pool", "_timeout")
 
@@ -126,8 +126,8 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
 
     Works as :class:`~poolkit_adapters.psycopg.PoolkitConnectionPool`, with ``async`` and ``await``. ``conninfo`` and
     ``kwargs`` may be coroutine functions; the callbacks must be. Tasks of any asyncio event loop may use it, also of
-    several loops in different threads at the same time. A cancelled caller never harms a connection, because a pending
-    rollback, reset or check runs in a task of the pool.
+    several loops in different threads at the same time. A pending rollback, reset or check runs in a task of the pool,
+    so the cancellation of a caller does not interrupt it.
     """
 
     connection_class: type[ACT]
@@ -192,12 +192,12 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
     # -- opening and closing --------------------------------------------------------------------------------------
 
     async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Admit callers and start to connect. With ``wait``, also call :meth:`wait`.
+        """Admit callers and start to connect. With ``wait=True``, call :meth:`wait` with ``timeout`` in seconds.
 
         Raises PoolClosed for a closed pool, which cannot be opened again.
         """
         if self._engine.closed:
-            raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused")
+            raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused; create a new pool")
         try:
             get_running_loop()
         except RuntimeError:
@@ -214,7 +214,7 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
     async def close(self, timeout: float = 5.0) -> None:
         """Close the pool. Waiting callers get PoolClosed at once; connections in use are closed on their return.
 
-        Waits up to ``timeout`` seconds for the closes. To let leases end first, use ``pool.poolkit.drain(timeout)``.
+        Waits ``timeout`` seconds for idle ones to close. To let leases end first, use ``pool.poolkit.drain(timeout)``.
         """
         self._connector.outage.end()
         if self._opened:
@@ -366,7 +366,7 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
             raise
 
     async def reconnect_failed(self) -> None:
-        """Call the callback. Runs each time when no connection could be opened for ``reconnect_timeout`` seconds."""
+        """Call the callback. Runs each time no connection could be opened for ``reconnect_timeout`` seconds."""
         if self._reconnect_failed is not None:
             result = self._reconnect_failed(self)
             if inspect.isawaitable(result):
@@ -441,7 +441,7 @@ async def _test(pool: AsyncPoolkitConnectionPool[Any], session: Session[Any], he
 
 
 def _move(session: Session[Any]) -> None:
-    """Prepare a connection for another event loop: asyncio binds a lock to the loop in which a task waited."""
+    """Prepare a connection for another event loop: asyncio binds the connection's lock to a loop at its first wait."""
     if session.loop is not no_loop:
         cast("Any", session.connection).lock = asyncio.Lock()
     session.loop = weakref.ref(get_running_loop())

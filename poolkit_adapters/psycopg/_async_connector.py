@@ -75,7 +75,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         """Open, configure and check a connection."""
         pool = self._ref()
         if pool is None:
-            raise PoolClosed("cannot open a connection: its pool no longer exists")
+            raise PoolClosed("cannot open a connection: the pool no longer exists; keep a reference to the pool")
         begun = time.monotonic()
         try:
             session = await self._open(pool, timeout)
@@ -142,7 +142,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         return ending.begin(CANCEL_TIMEOUT if pool is None else pool._engine.config.check_timeout)
 
     def peek(self, session: Session[psycopg.AsyncConnection[Any]]) -> bool:
-        """Return whether the server has not closed the connection, without waiting."""
+        """Return False if the server has closed the connection. Never waits."""
         connection = session.connection
         return connection is not None and is_alive(connection)
 
@@ -162,7 +162,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         return True
 
     async def clean(self, session: Session[psycopg.AsyncConnection[Any]]) -> bool:
-        """End the transaction of a returned connection and call the user's callback. False: it was closed."""
+        """End the transaction of a returned connection and call the user's callback. Return False if it was closed."""
         pool = self._ref()
         connection: Any = session.connection
         if pool is None:

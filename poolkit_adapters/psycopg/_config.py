@@ -35,7 +35,7 @@ class PoolKeywords(SettingsBesideSizes, total=False):
     acquire_timeout: float | None
 
 
-# A default differs from an equal value that the caller wrote, because with config= only the latter counts.
+# A default can be distinguished from an equal value that the caller gave: with config= only the latter counts.
 MIN_SIZE: int = driver_default(4)
 NULL_MIN_SIZE: int = driver_default(0)
 TIMEOUT = driver_default(30.0)

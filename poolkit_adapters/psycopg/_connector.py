@@ -43,7 +43,7 @@ def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
 
 
 class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
-    """Opens, checks and closes connections. Refers weakly to its pool, so that background threads do not keep it."""
+    """Opens, checks and closes connections. Its reference to the pool is weak, so background threads do not keep it."""
 
     opens_later = True  # open() fills the pool
     overdue_error = LeaseOverdue
@@ -62,7 +62,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         """Open, configure and check a connection."""
         pool = self._ref()
         if pool is None:
-            raise PoolClosed("cannot open a connection: its pool no longer exists")
+            raise PoolClosed("cannot open a connection: the pool no longer exists; keep a reference to the pool")
         begun = time.monotonic()
         try:
             with self._attempts.under_way() as attempt:
@@ -147,7 +147,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         return ending.begin(CANCEL_TIMEOUT if pool is None else pool._engine.config.check_timeout)
 
     def peek(self, session: Session[psycopg.Connection[Any]]) -> bool:
-        """Return whether the server has not closed the connection, without waiting."""
+        """Return False if the server has closed the connection. Never waits."""
         connection = session.connection
         return connection is not None and is_alive(connection)
 
@@ -168,7 +168,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         return True
 
     def clean(self, session: Session[psycopg.Connection[Any]]) -> bool:
-        """End the transaction of a returned connection and call the user's callback. False: it was closed."""
+        """End the transaction of a returned connection and call the user's callback. Return False if it was closed."""
         pool = self._ref()
         connection: Any = session.connection
         if pool is None:

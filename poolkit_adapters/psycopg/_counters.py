@@ -61,7 +61,7 @@ class Counters:
 
 
 class Outage:
-    """Calls ``report`` each time when no connect has succeeded for ``limit`` seconds.
+    """Calls ``report`` each time no connect has succeeded for ``limit`` seconds.
 
     ``later(delay, call)`` starts a timer and returns a function that cancels it.
     """
@@ -77,7 +77,7 @@ class Outage:
 
     def failed(self, later: Callable[[float, Callable[[], None]], Callable[[], object]]) -> None:
         """Record a failed connect."""
-        if self._since is None or self._pid != os.getpid():  # a timer of the parent does not run in a fork
+        if self._since is None or self._pid != os.getpid():  # a timer of the parent does not run in a forked child
             self._pid = os.getpid()
             self._since = time.monotonic()
             self._later = later
@@ -94,7 +94,7 @@ class Outage:
 
     def _due(self) -> None:
         if time.monotonic() < self._at - 0.05:
-            return  # a late timer of an event loop that had stopped; another one has replaced it
+            return  # an event loop that had stopped ran this timer late; another timer has replaced it
         if self._since is not None and self._later is not None:
             # report again after the same time, because the callback may have changed something
             self._set(max(self.limit, 0.01))

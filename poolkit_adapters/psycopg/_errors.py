@@ -96,7 +96,7 @@ class NotLeased(_Error, poolkit.NotLeased, psycopg.InterfaceError, ValueError):
 
 
 class LeaseOverdue(_Error, poolkit.LeaseOverdue, psycopg.InterfaceError):
-    """The connection that was just given back had been in use longer than ``leak_after`` (``on_leak="raise"``)."""
+    """The connection that was just returned was in use for longer than ``leak_after`` (``on_leak="raise"``)."""
 
 
 class LeaseCut(_Error, poolkit.NotLeased, psycopg.OperationalError):
@@ -116,7 +116,7 @@ class InvalidConninfo(poolkit.ConfigError, psycopg.ProgrammingError):
 
 
 class InvalidCallback(poolkit.ConfigError):
-    """A callback of an asynchronous pool that cannot be awaited."""
+    """A callback of an asynchronous pool is not a coroutine function."""
 
 
 ERRORS = Table(
@@ -150,8 +150,8 @@ ERRORS = Table(
 )  # fmt: skip
 """Every error that this adapter raises."""
 
-# libpq passes no SQLSTATE on for a refused connection, only the message. Messages in other languages than English are
-# not recognized: then callers wait until their timeout, as with psycopg_pool.
+# For a refused connection libpq passes on only the message, without an SQLSTATE. Messages in other languages than
+# English are not recognized: callers then wait until their timeout, as with psycopg_pool.
 _FATAL = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in"
     r'|(database|role) ".{0,200}?" does not exist|certificate verify failed|does not support SSL'
@@ -182,7 +182,7 @@ class CheckFailed(psycopg.OperationalError):
     """A new connection failed the user's check. ``__cause__`` has the reason."""
 
 
-class ReadOnlyServer(Exception):  # never raised: it tells the engine why a connection is returned
+class ReadOnlyServer(Exception):  # never raised: passed to the engine as the reason of a return
     """The server of the connection refuses writes: after a failover it is the wrong server."""
 
 

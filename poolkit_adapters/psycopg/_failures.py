@@ -1,4 +1,4 @@
-"""The errors of a pool that its callers get."""
+"""The errors that a pool raises in its callers."""
 
 from __future__ import annotations
 

@@ -59,9 +59,9 @@ def is_alive(connection: psycopg.BaseConnection[Any]) -> bool:
 
 
 def _read_fatal(pgconn: PGconn) -> bool:
-    """Read what has arrived, and return whether it has a FATAL error, a notice of libpq between statements.
+    """Read what has arrived, and return whether it contains a FATAL error.
 
-    The end of the stream follows a FATAL error, but may arrive later.
+    Between statements libpq reports such an error as a notice. The end of the stream follows, but may arrive later.
     """
     fatal: list[bool] = []
     handler = pgconn.notice_handler

@@ -1,4 +1,4 @@
-"""Connections that enter a pool: new ones, and those that come back from a lease."""
+"""Connections that enter a pool: new ones, and those that a caller returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ("adopted", "lost", "unwanted", "verdict_on")
 
 
 def adopted(pool: PoolBase[Any], connection: Any) -> Session[Any]:
-    """Return the session of a new connection. Its ``_pool`` attribute turns psycopg's warning about leaks off."""
+    """Return the session of a new connection. Its ``_pool`` attribute switches off psycopg's warning about leaks."""
     connection._pool = connection._poolkit_session = connection._poolkit_block = None
     return Session(connection, pool._engine)
 
@@ -53,7 +53,7 @@ def verdict_on(pool: PoolBase[Any], session: Session[Any]) -> dict[str, Any] | N
     if session.pid != os.getpid():
         return {}  # the parent process owns it: the engine handles that, and this process must not use it
     connection: Any = session.connection
-    if session.cut:  # its user got psycopg's error, or no longer needs it
+    if session.cut:  # its user got psycopg's error, or does not need the connection any more
         return {"discard": True}
     if connection.closed:
         if is_interrupted(connection):

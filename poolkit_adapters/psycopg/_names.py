@@ -25,7 +25,7 @@ _PLACE = ("host", "hostaddr", "port")
 
 
 def with_addresses(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-    """Return ``kwargs`` for a connect that has no name to resolve, and whose attempts share ``timeout`` seconds.
+    """Return ``kwargs`` with addresses in place of names, for a connect whose attempts share ``timeout`` seconds.
 
     Raises psycopg's ``ConnectionTimeout``, or its ``OperationalError`` if no host has an address.
     """
@@ -46,7 +46,7 @@ async def with_addresses_async(conninfo: str, kwargs: dict[str, Any], timeout: f
 
 
 def longest_connect(conninfo: str, kwargs: Mapping[str, Any]) -> float:
-    """Return the most seconds of a connect (math.inf: no limit), for what :func:`with_addresses` has returned."""
+    """Return the longest time of a connect in seconds (math.inf: no limit), from what :func:`with_addresses` gave."""
     return longest({**(parse(conninfo) if conninfo else {}), **kwargs})
 
 

@@ -19,7 +19,7 @@ ConnectionT = TypeVar("ConnectionT", bound="psycopg.BaseConnection[Any]")
 
 
 def no_loop() -> None:
-    """Stands for the event loop of a session that none has used yet."""
+    """Stands for the event loop of a session that no loop has used yet."""
 
 
 class Session(Generic[ConnectionT]):
@@ -52,7 +52,7 @@ class Session(Generic[ConnectionT]):
         return self.ref() if self.connection is None else self.connection
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever psycopg's connection has, for code that asks the engine (``pool.poolkit``) for a lease itself."""
+        """Return an attribute of psycopg's connection, for code that leases from the engine (``pool.poolkit``)."""
         if name in Session.__slots__ or (connection := self.current()) is None:
             raise AttributeError(name)
         return getattr(connection, name)
@@ -69,7 +69,7 @@ def _dropped(engine: weakref.ref[Any], key: int, _: object) -> None:
 
 
 def note_wrong_server(connection: Any, error: BaseException | None) -> bool:
-    """After a failed block, mark the session if ``error`` means that the server refuses writes. Return whether so."""
+    """Return whether ``error``, of a failed block, means that the server refuses writes. Mark the session then."""
     if connection.closed or not behind_wrong_server(connection, error):
         return False
     connection._poolkit_session.wrong_server = True

@@ -1,4 +1,4 @@
-"""What the sync and the async pool have in common: everything that never waits."""
+"""The common part of the sync and the async pool: everything that never waits."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _report(pool: PoolBase[Any], *, pop: bool) -> dict[str, int]:
 
 
 class Leftovers:
-    """Sessions that failed connects have left on the server, by thread or task, until the engine takes them."""
+    """Sessions that failed connects have left on the server, by thread or task. The engine takes them over."""
 
     def __init__(self) -> None:
         self._left: dict[object, Any] = {}

@@ -49,7 +49,7 @@ class _ReturningConnection(psycopg.Connection[Any]):
 
 
 class _Block(Generic[CT]):
-    """The block of ``pool.connection()``. It commits or rolls back at the end, then returns the connection."""
+    """The block of ``pool.connection()``. At its end it commits or rolls back, and returns the connection."""
 
     __slots__ = ("_connection", "_pool", "_timeout")
 
@@ -170,12 +170,12 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
     # -- opening and closing --------------------------------------------------------------------------------------
 
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Admit callers and start to connect. With ``wait``, also call :meth:`wait`.
+        """Admit callers and start to connect. With ``wait=True``, call :meth:`wait` with ``timeout`` in seconds.
 
         Raises PoolClosed for a closed pool, which cannot be opened again.
         """
         if self._engine.closed:
-            raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused")
+            raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused; create a new pool")
         if not self._opened:
             self._opened = True
             if self._eager:
@@ -328,7 +328,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         ping(conn, None)
 
     def reconnect_failed(self) -> None:
-        """Call the callback. Runs each time when no connection could be opened for ``reconnect_timeout`` seconds."""
+        """Call the callback. Runs each time no connection could be opened for ``reconnect_timeout`` seconds."""
         if self._reconnect_failed is not None:
             self._reconnect_failed(self)
 

@@ -7,7 +7,7 @@ replace ``ConnectionPool``::
 
 With Sentinel: ``sentinel.master_for("main", connection_pool_class=PoolkitSentinelConnectionPool)``.
 
-The errors have the names of poolkit's and are redis-py's too.
+Each error has the name of poolkit's error and is also an error of redis-py.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -44,8 +44,8 @@ async def cleaned(
 ) -> AsyncConnectionWatch:
     """Return a leased connection that is clean, in place of one in doubt, within ``timeout`` seconds from ``started``.
 
-    A ``timeout`` below 0 stands for the pool's own. It may be the same connection. Those that are not clean, and on an
-    error all, are given back.
+    A ``timeout`` below 0 stands for the pool's own. The result may be the same connection. Connections that are not
+    clean are given back, and on an error all of them.
     """
     engine: Any = pool._engine  # there is one, because the connection is leased
     unready = False
@@ -72,7 +72,7 @@ async def cleaned(
 
 
 async def _looked(watch: AsyncConnectionWatch, seconds: float | None) -> bool:
-    """Return whether a connection is clean after all; False if that cannot be found out in time."""
+    """Examine a connection in doubt, and return whether it is clean. False if that is not known in time."""
     if not watch.connection.is_connected:
         return False
     try:
@@ -192,7 +192,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             except NotLeased:  # reset() was called while the listeners ran
                 self._former.take(connection)
                 disconnect_now(connection)
-        if overdue is not None and sys.exc_info()[1] is None:  # it must not replace an error that is already on its way
+        if overdue is not None and sys.exc_info()[1] is None:  # it must not replace an error that is being raised
             raise overdue
 
     def owns_connection(self, connection: Any) -> bool:
@@ -251,7 +251,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
     # -- used by redis-py's maintenance notifications and metrics -----------------------------------------------------
 
     def set_in_maintenance(self, in_maintenance: bool) -> None:
-        """Do nothing: the handler of a notification changes the pool without a suspension, so nothing interleaves."""
+        """Do nothing: the handler of a notification awaits nothing, so no other task runs while it changes the pool."""
 
     async def update_active_connections_for_reconnect(self) -> None:
         """Mark the connections in use, so that they are replaced when they are released."""
@@ -273,7 +273,7 @@ def _begin(pool: AsyncPoolkitConnectionPool) -> None:
 
 
 async def _record(pool: AsyncPoolkitConnectionPool, record: Any, connection: Any, started: float) -> None:
-    """Report a duration to redis-py's metrics. A caller cancelled here has no connection yet: discard it."""
+    """Report a duration to redis-py's metrics. If the caller is cancelled here, discard the connection."""
     try:
         await record(pool, time.monotonic() - started)
     except BaseException:

@@ -1,4 +1,4 @@
-"""What both pools share: settings, the register of connections and redis-py's metrics. Does no I/O."""
+"""The common part of both pools: settings, the register of connections and redis-py's metrics. Does no I/O."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ G = TypeVar("G", bound=Any)  # ConnectionWatch or AsyncConnectionWatch
 
 
 class _Listed:
-    """An attribute in which redis-py's pools keep connections, for programs that read it: those in some states.
+    """An attribute of redis-py's pools, for programs that read it: the connections in certain states.
 
-    Each read makes a new collection, so changes to it have no effect. What redis-py's constructors assign is ignored.
+    Each read creates a new collection, so changes to it have no effect. Values that redis-py's constructors assign are
+    ignored.
     """
 
     def __init__(self, kind: Callable[[Iterable[Any]], Any], *states: State) -> None:
@@ -126,7 +127,7 @@ class PoolBase(Generic[E, G]):
 
     @timeout.setter
     def timeout(self, value: float | None) -> None:
-        # a caller that does not wait has to connect by itself
+        # a caller that does not wait has to open its own connection
         self.poolkit.reconfigure(acquire_timeout=value, connect_in_caller=self._connects_in_caller or value == 0)
 
     def set_retry(self, retry: Any) -> None:
@@ -162,11 +163,11 @@ def first_config(pool: PoolBase[Any, Any]) -> PoolConfig:
 
 
 def must_notify(pool: PoolBase[Any, Any], connection: Any, keep: bool) -> bool:
-    """Return whether the listeners must hear of this release. The default one matters only for a new token."""
+    """Return whether the listeners must be told of this release. The default one matters only for a new token."""
     if getattr(connection, "_re_auth_token", None) is not None:
         if keep:
             return True
-        connection.set_re_auth_token(None)  # otherwise it would reconnect only to be closed
+        connection.set_re_auth_token(None)  # otherwise it would reconnect, and then be closed
     dispatcher = pool._event_dispatcher
     if type(dispatcher) is not EventDispatcher:
         return True

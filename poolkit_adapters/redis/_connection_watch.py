@@ -1,4 +1,4 @@
-"""The pool's state of one redis-py connection: is it clean, is its session changed, is it leased.
+"""What a pool knows of one redis-py connection: whether it is clean, has a changed session, or is leased.
 
 A connection is handed out only if, at that moment, the peer has not closed it and no unread data is left in the
 socket or in the buffers of TLS, the stream and the parser. Every checkout checks this again with one system call, no
@@ -159,7 +159,7 @@ class ConnectionWatch:
         self._poll = poll.poll
 
     def _look(self, inner: Any) -> bool:
-        """Examine data that may be there. Handle push messages; return False for anything else."""
+        """Examine data that may have arrived. Handle push messages; return False for anything else."""
         try:
             with self._look_lock:
                 ready: bool | None = True

@@ -167,7 +167,7 @@ class TaskConnector(AsyncConnector[Any]):
 
 
 async def _within(seconds: float, open_: Callable[[], Awaitable[Any]]) -> Any:
-    """Connect for the calling task, which has so many seconds left."""
+    """Connect for the calling task, which has ``seconds`` left."""
     try:
         async with async_connection.async_timeout(seconds):
             return await open_()

@@ -113,7 +113,7 @@ def _kwargs_of(node: Node, common: dict[str, Any], retry: Any) -> dict[str, Any]
 
 
 class _Noted:
-    """Keeps the last error of a connection on the connection, because redis-py does not report it to the pool."""
+    """Stores the last error of a connection in the connection, because redis-py does not report it to the pool."""
 
     poolkit_error: BaseException | None = None
 
@@ -173,7 +173,7 @@ class _Plan:
         url = kwargs.pop("url", None)
         if "connection_class" in kwargs and kwargs["connection_class"] is None:
             kwargs["connection_class"] = self._driver.UnixDomainSocketConnection
-        # a group defaults to poolkit's limits, not to redis-py's, so both are set here even if nobody gave them
+        # the defaults of a group are poolkit's limits, not redis-py's, so both are set here even if they were not given
         config = self._config
         plain = {setting: (getattr(config, setting), DEFAULT) for setting in ("max_size", "acquire_timeout")}
         kwargs["config"] = combine(plain, layer_of(config), base=config)

@@ -22,11 +22,11 @@ _attempts = Watch()
 
 
 class _Late(Exception):
-    """The caller that connects has no time left for one more attempt. redis-py's ``retry`` does not know this error."""
+    """The connecting caller has no time left for another attempt. redis-py's ``retry`` does not retry this error."""
 
 
 class _BoundedPauses:
-    """The pauses of a connection's ``retry``, none of them longer than the caller has left."""
+    """The pauses of a connection's ``retry``, none longer than the time that the caller has left."""
 
     def __init__(self, own: Any, deadline: float) -> None:
         self._own = own
@@ -42,7 +42,7 @@ class _BoundedPauses:
 
 @contextmanager
 def _until(connection: Any, seconds: float | None) -> Iterator[float]:
-    """A block in which ``connection`` pauses no longer than for ``seconds``; the deadline."""
+    """Let no pause of ``connection`` in this block go on for longer than ``seconds`` from now. Yields the deadline."""
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     retry: Any = getattr(connection, "retry", None)
     if seconds is None or not hasattr(retry, "_backoff"):
@@ -165,15 +165,15 @@ async def async_connect_limit(connection: Any, seconds: float | None) -> AsyncIt
 
 
 def _attempts_of(connection: Any) -> float:
-    """Return how often redis-py tries to connect, by the connection's ``retry``."""
+    """Return how many times redis-py tries to connect, by the connection's ``retry``."""
     retries = getattr(connection.retry, "_retries", 0)
-    return 1e6 if retries < 0 else retries + 1  # negative: without end
+    return 1e6 if retries < 0 else retries + 1  # negative: no limit
 
 
 def _pause(connection: Any) -> float:
     """Return the longest pause between two attempts, in seconds."""
     backoff = getattr(connection.retry, "_backoff", None)
-    pauses = [getattr(backoff, "_cap", None), getattr(backoff, "_backoff", None)]  # growing, and constant
+    pauses = [getattr(backoff, "_cap", None), getattr(backoff, "_backoff", None)]  # of a growing, of a constant backoff
     return max((pause for pause in pauses if isinstance(pause, (int, float))), default=0.0)
 
 

@@ -23,7 +23,7 @@ __all__ = ("ensure", "open_connection", "open_connection_async")
 def open_connection(pool: Any, limit: float | None, attempt: Attempt) -> Any:
     """Create a connection and connect it. Each attempt may take ``limit`` seconds, and its handshake as long.
 
-    ``attempt`` is told how far it is.
+    The progress of the connect is reported to ``attempt``.
     """
     started = time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""Refuses what belongs to the other one of redis-py and valkey-py, which look alike and do not fit together."""
+"""Refuses clients and connections of the other library: those of redis-py and valkey-py cannot be mixed."""
 
 from __future__ import annotations
 

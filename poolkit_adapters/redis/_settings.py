@@ -68,7 +68,7 @@ def plan(
     given = {**layer_of(config), **layer(settings)}
     driver: dict[str, tuple[Any, Source]] = {
         "check_after_idle": (None, _OWN),  # looking at the socket is cheaper
-        "backoff": (BackoffConfig(cap=1.0), _OWN),  # a caller that comes meanwhile waits, and redis-py has no backoff
+        "backoff": (BackoffConfig(cap=1.0), _OWN),  # short: callers wait for its end, and redis-py has no backoff
     }
     for setting, word, value in (("max_size", "max_connections", limit), ("acquire_timeout", "timeout", timeout)):
         driver[setting] = argument(DRIVER, word, value)

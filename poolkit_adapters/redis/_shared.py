@@ -34,14 +34,14 @@ def made_by_cluster_client() -> bool:
 
 
 def time_left(timeout: float | None, started: float) -> float | None:
-    """Return the seconds that are left to a caller that came at ``started``; None: no limit."""
+    """Return the seconds that a caller has left that asked at ``started``; None: no limit."""
     return None if timeout in (None, math.inf) else max(0.0, timeout - (time.monotonic() - started))
 
 
 def check_limit(timeout: float | None, started: float, check_timeout: float | None) -> float | None:
-    """Return the seconds that a question to the server may take before a caller gets a connection; None: no limit.
+    """Return the time limit, in seconds, of a question to the server before a caller gets a connection; None: no limit.
 
-    Not longer than the caller has left. A caller that never waits (``timeout=0``) waits for the answer all the same.
+    At most the time that the caller has left. Even a caller that never waits (``timeout=0``) waits for the answer.
     """
     limits = (time_left(timeout, started) if timeout else None, check_timeout)
     return min((limit for limit in limits if limit is not None), default=None)
@@ -80,7 +80,7 @@ class Shared:
     def __init__(self, pool: Any) -> None:
         self._pool = weakref.ref(pool)
         self._info: Any = None
-        self._tls: tuple[Any, Any] | None = None  # its arguments and files, and the context
+        self._tls: tuple[Any, Any] | None = None  # arguments, state of the files, context
 
     def forget(self) -> None:
         """Create the TLS context again for the next connection."""

@@ -46,7 +46,7 @@ _authentications = TimeLimits()
 
 
 def _checked(watch: ConnectionWatch, seconds: float | None) -> bool:
-    """Return whether the connection is clean, after a new ``AUTH`` that may take so many seconds."""
+    """Return whether the connection is clean. A pending ``AUTH`` is sent first, within ``seconds``."""
     try:
         with _authentications.limit(watch.inner, seconds, "AUTH"):
             return watch.clean()
@@ -194,7 +194,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         keep = False
         passing = sys.exc_info()[1]
         try:
-            # do not keep it if an interrupt is passing: that may have come between a request and its reply, where
+            # do not keep it while an interrupt is being raised: it may have come between a request and its reply, where
             # redis-py has no handler, and a reply that has not arrived yet cannot be detected
             if self.owns_connection(connection) and (passing is None or isinstance(passing, Exception)):
                 keep = watch.reusable()
@@ -213,7 +213,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
                     self._engine.release(connection, error=_errors.network_failed())  # type: ignore[union-attr]
                 else:
                     self._engine.release(connection, discard=True)  # type: ignore[union-attr]
-            except LeaseOverdue:  # it must not replace an error that is already on its way
+            except LeaseOverdue:  # it must not replace an error that is being raised
                 if passing is None:
                     raise
             except NotLeased:  # reset() ran at this moment, or two threads released the connection at once
@@ -247,7 +247,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
 
     @property
     def pool(self) -> _Queue:
-        """For programs that read the queue of the blocking pool."""
+        """The queue of the blocking pool, for programs that read it."""
         return _Queue(self)
 
     @property
@@ -310,7 +310,7 @@ def _leave_to_user(pool: PoolkitConnectionPool, engine: Pool[Any], watch: Connec
     count(pool, watch, None)
     try:
         engine.detach(connection)
-    except NotLeased:  # it was released at this moment, and the engine has closed it
+    except NotLeased:  # another thread has just released it, and the engine has closed it
         pool._former.take(connection)
 
 
@@ -336,7 +336,7 @@ def take(pool: PoolkitConnectionPool, timeout: float | None, started: float) -> 
         except BaseException:
             engine.release(connection, discard=True)
             raise
-        engine.release(connection, discard=True)  # and take another one in the time that is left
+        engine.release(connection, discard=True)  # take another one in the time that is left
         if watch.opened_at > started:
             if unready:
                 raise _errors.unready(connection)

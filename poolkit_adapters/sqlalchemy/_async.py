@@ -28,7 +28,7 @@ class AsyncPoolkitPool(BasePool):
 
     _is_asyncio = True
     _sqla_logger_namespace = "sqlalchemy.pool.impl.AsyncPoolkitPool"
-    _barging_window = 0.0  # task switches are cheap, so no caller needs to overtake
+    _barging_window = 0.0  # a task switch is cheap, so newcomers need not take connections before waiting callers
     _dialect: Any = _AsyncConnDialect()
     _kind = GreenletIO
     _io: GreenletIO
@@ -53,7 +53,7 @@ class AsyncPoolkitPool(BasePool):
             return
         here = self._runtime.here
         here.forget()
-        live = record.dbapi_connection is not None  # an empty one may come from a finalizer, which cannot wait
+        live = record.dbapi_connection is not None  # a finalizer may return an empty one, and cannot wait
         if discard:
             self.poolkit.release(record, discard=True)
         elif not live or record.wrong_server is not None:

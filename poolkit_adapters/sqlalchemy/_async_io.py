@@ -31,7 +31,7 @@ __all__ = ("AsyncRecord", "GreenletIO", "settle")
 
 
 _close_until: ContextVar[float | None] = ContextVar("poolkit_close_until", default=None)
-"""Until when a caller waits for the close of its outdated connection, in monotonic seconds (None: to its end)."""
+"""Until when a caller waits for the close of its outdated connection, in monotonic seconds (None: no limit)."""
 
 
 class AsyncRecord(Record):
@@ -67,12 +67,12 @@ class AsyncRecord(Record):
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
         """Do the same as :meth:`Record._ConnectionRecord__connect`. A moved record connects in place, in a task.
 
-        In exchange for it the engine might give another connection of the other loop, and so on with all of them.
+        If the record were exchanged, the engine could return another connection of the other loop, again and again.
         """
         if not self.moved:
             super()._ConnectionRecord__connect()
         self.loop, self.moved = running_loop(), False
-        self.most = None  # from here on its user's deadline counts
+        self.most = None  # from here on the deadline of its user applies
         self.attempt = Attempt(self.pool.poolkit.config)
         self._io.connects.run(self)
 
@@ -93,11 +93,11 @@ class GreenletIO:
         return opened(self._pool, lambda: AsyncRecord(self._pool, most, self), most)
 
     def connect_bound(self, thread: int, timeout: float | None) -> float | None:
-        """Return None: a task is cancelled when its time is up."""
+        """Return None: a task is cancelled at its deadline."""
         return None
 
     def give_up(self, thread: int) -> bool:
-        """Return False: nothing is given up."""
+        """Return False: no connect is given up."""
         return False
 
     def leftover(self) -> Any:
@@ -146,14 +146,14 @@ class GreenletIO:
                 await self._force_end(connection, task)
 
     async def _force_end(self, connection: Any, closing: asyncio.Future[None]) -> None:
-        """End ``closing``, which waits for the peer in vain, and the connection with it."""
+        """End ``closing``, for which the peer does not reply, and its connection."""
         driver = self._endings.driver_of(connection)
         hang_up(driver)
         try:
             await asyncio.wait([closing], timeout=GRACE)
         finally:
             closing.cancel()  # where the socket could not be reached
-            self._terminate(connection)  # in no greenlet: the dialect waits for nothing
+            self._terminate(connection)  # outside a greenlet the dialect waits for nothing
             if not self._pool._dialect.has_terminate:
                 finish(driver)
             closing.add_done_callback(_ask_nothing)
@@ -172,7 +172,7 @@ class GreenletIO:
         return elsewhere
 
     def enter(self) -> asyncio.AbstractEventLoop | None:
-        """Let the engine know the loop of the caller, and return it."""
+        """Tell the engine the loop of the caller, and return that loop."""
         runtime = self._pool._runtime
         runtime.here.loop = loop = running_loop()
         if loop is not runtime.loop:
@@ -215,10 +215,12 @@ class GreenletIO:
         if loop is None:
             self._terminate(connection)
         else:
-            loop.call_soon(self._terminate, connection)  # out of this greenlet: in one, the dialect would try to wait
+            loop.call_soon(
+                self._terminate, connection
+            )  # outside this greenlet: inside one, the dialect would try to wait
 
     def _end_at_home(self, connection: Any) -> None:
-        """In the loop of the connection."""
+        """End the connection. Runs in its loop."""
         self.runtime.keep(self._end(connection, terminate=True))
 
     def _terminate(self, connection: Any) -> None:
@@ -241,7 +243,7 @@ class GreenletIO:
             ping.cancel()  # the connection is marked as broken and will be cut
             raise
         if not done:
-            hang_up(self._endings.driver_of(dbapi_connection))  # its close must not wait for the same peer once more
+            hang_up(self._endings.driver_of(dbapi_connection))  # its close must not wait for the same peer again
             try:
                 await_(asyncio.wait([ping], timeout=GRACE))
             finally:

@@ -98,7 +98,7 @@ class Connects:
     def _limit(self) -> float | None:
         """Return the seconds for a connect whose caller has given up."""
         config = self._pool.poolkit.config
-        # without a connect_timeout a driver may wait for a dead server for minutes, and the place would be taken
+        # without a connect_timeout a driver may wait for a dead server for minutes, and its slot would stay taken
         return config.check_timeout if config.connect_timeout is None else config.connect_timeout
 
     def _interrupted(self) -> BaseException:
@@ -122,9 +122,9 @@ class Connects:
     async def _see_off(
         self, record: AsyncRecord, connect: asyncio.Task[Any], limit: float | None, *, kept: bool = False
     ) -> None:
-        """Wait for a connect whose caller is gone, at most ``limit`` seconds, and close what it has opened.
+        """Wait at most ``limit`` seconds for a connect whose caller is gone, and close what it has opened.
 
-        ``kept``: a connection that stands is left in the record.
+        ``kept``: leave an open connection in the record.
         """
         stands = False
         try:

@@ -1,4 +1,4 @@
-"""Connections whose end outlives their caller. Each keeps its slot until it has ended."""
+"""Connections that end after their caller has gone on. Each keeps its slot until it has ended."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Endings:
                 self.add(connection, ending.begin(self._pool.poolkit.config.check_timeout))
 
     def add(self, connection: Any, end: Any) -> None:
-        """Record that ``end`` (None: nothing) is done when nothing of the connection is left."""
+        """Record ``end``, a future that is done when nothing of the connection is left. None: nothing is left."""
         if end is not None:
             key = id(connection)
             self._running[key] = end

@@ -100,7 +100,7 @@ class WrongLoop(exc.InvalidRequestError, errors.WrongLoop):
 
 
 class LeaseOverdue(exc.InvalidRequestError, errors.LeaseOverdue):
-    """The connection that was just returned had been in use longer than ``leak_after`` (``on_leak="raise"``).
+    """The connection that was just returned was in use for longer than ``leak_after`` (``on_leak="raise"``).
 
     Also an ``InvalidRequestError``.
     """
@@ -161,7 +161,7 @@ def translated(error: errors.PoolError, prefix: str, table: Table = ERRORS) -> e
         adapted.args = (prefix + str(error),)
     elif isinstance(adapted, _Failed):
         adapted.orig = error.__cause__ or adapted.orig  # type: ignore[assignment]
-    adapted.__suppress_context__ = adapted.__cause__ is not None  # as "raise adapted from its cause"
+    adapted.__suppress_context__ = adapted.__cause__ is not None  # the same as "raise adapted from its cause"
     return adapted
 
 

@@ -39,7 +39,7 @@ def time_left(pool: BasePool, own: float | None) -> float | None:
 
 def patience(pool: BasePool) -> float | None:
     """Return how many seconds a caller may wait in total, from its checkout on (None: no limit)."""
-    return time_left(pool, pool.timeout() or None)  # with a timeout of 0 it does not queue, but it connects
+    return time_left(pool, pool.timeout() or None)  # with a timeout of 0 it does not wait in the queue, but it connects
 
 
 class Emptied(Exception):
@@ -47,7 +47,7 @@ class Emptied(Exception):
 
 
 class _Gone:
-    """In the place of a fairy's record while the fairy has none."""
+    """Stands for the record of a fairy that has none."""
 
     def _checkin_failed(self, err: BaseException, _fairy_was_created: bool = True) -> None:
         """Do nothing: the record has been given back."""

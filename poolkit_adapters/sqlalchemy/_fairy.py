@@ -1,4 +1,4 @@
-"""SQLAlchemy's checkout at half the cost: the common case is handled here, all other cases in the base classes.
+"""SQLAlchemy's checkout at half the cost: this module handles the common case, the base classes all others.
 
 A checked-out connection is SQLAlchemy's ``_ConnectionFairy``. More than half of the time of connect() and close() on
 QueuePool is spent outside the queue: ``weakref.finalize`` (pure Python), a second weak reference, and a dozen calls

@@ -41,7 +41,7 @@ class OneAtATime:
                 parker.wait(_LOOK)
             except BaseException:
                 if not self._leave(parker):
-                    self._wake_next()  # this waiter was woken already, so pass the lock on
+                    self._wake_next()  # the lock was passed to this waiter already, so pass it on
                 raise
             self._leave(parker)
 

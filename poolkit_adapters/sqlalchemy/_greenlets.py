@@ -110,7 +110,7 @@ class _Here(threading.local):
     loop: asyncio.AbstractEventLoop | None = None
     """The loop of the last acquire."""
     leftover: asyncio.Task[None] | None = None
-    """The task that ends the last abandoned connect. The engine takes it at once."""
+    """The task that ends the last abandoned connect. The engine takes it over at once."""
     latest: asyncio.Task[None] | None = None
     """The background task on a connection, such as its close, that was started last. A caller reads it directly after
     starting its own."""
@@ -243,7 +243,7 @@ class GreenletRuntime:
             self._timer = self.loop.call_later(max(0.0, self._due - time.monotonic()), self._run_due)
 
     def _collected(self, _ref: weakref.ref[Task]) -> None:
-        """Cancel the timer of a collected pool. The garbage collector calls this, in any thread."""
+        """Cancel the timer of a pool that was garbage-collected. The collector calls this in any thread."""
         self._due = None
         if self._timer is not None and self.loop is not None:  # a forked child has forgotten them
             try:

@@ -32,7 +32,7 @@ class ServerIO(Protocol):
     """The runtime of the engine."""
 
     def connected(self, most: float | None) -> Record:
-        """Return a record with a new connection. ``most``: seconds that a caller has left, None: no limit."""
+        """Return a record with a new connection. ``most``: the seconds that the caller has left (None: no limit)."""
 
     def connect_bound(self, thread: int, timeout: float | None) -> float | None:
         """Return the seconds after which a connect is given up that has not returned. See poolkit's ``Connector``."""

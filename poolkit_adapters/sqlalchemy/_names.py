@@ -52,7 +52,7 @@ def _look_up(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]
 
 
 def _tell(dialect: Any, hosts: Hosts) -> None:
-    """Raise an error if no name was resolved in time. For a name that does not exist libpq raises its own error."""
+    """Raise an error if no name was resolved in time. For a name that does not exist, libpq raises its own error."""
     if isinstance(hosts.error, TimeoutError) and not hosts.parameters():
         raise _late(dialect, hosts.error) from hosts.error
 

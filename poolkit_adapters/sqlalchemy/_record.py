@@ -35,13 +35,13 @@ class Record(_ConnectionRecord):
     loop: Any = None
     """The event loop to which its connection belongs (async pools)."""
     moved: bool = False
-    """Its connection belonged to another event loop than its user's."""
+    """Whether its connection belonged to another event loop than its user."""
     broken: BaseException | None = None
     """Why its connection must be aborted and not closed gracefully."""
     ending: Any = None
     """A task or future that is done when nothing is left of its last connection. Only then its slot is free."""
     wrong_server: BaseException | None = None
-    """Set if the server of its connection turned out to be the wrong one."""
+    """Whether the server of its connection turned out to be the wrong one."""
 
     attempt: Attempt | None = None
     """The current or last connect."""
@@ -54,9 +54,9 @@ class Record(_ConnectionRecord):
         super().__init__(pool, connect=False)
 
     spare: bool = False
-    """Its slot has been given back without a connection. The next connect may use it again."""
+    """Whether its slot was given back without a connection. The next connect may use the record again."""
     renewed: bool = False
-    """It has had a connection before."""
+    """Whether it has had a connection before."""
 
     def open(self) -> None:
         """Connect: for the first time, or after its slot was given back without a connection."""
@@ -152,7 +152,7 @@ class Record(_ConnectionRecord):
                 connect._ConnectionRecord__connect()
             finally:
                 late = self.over()
-            if late:  # it ended just when its socket was shut down
+            if late:  # it ended at the moment at which its socket was shut down
                 raise overdue(self.pool._dialect, attempt.seconds)
         except BaseException as error:  # noqa: BLE001  re-raised, possibly as another error
             half, self.dbapi_connection = self.dbapi_connection, None

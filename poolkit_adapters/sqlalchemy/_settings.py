@@ -40,7 +40,7 @@ _QUEUEPOOLS: dict[str, tuple[Any, Source]] = {
     "idle_timeout": (None, _DEFAULT),  # QueuePool keeps pool_size connections forever
     "check_after_idle": (None, _DEFAULT),  # QueuePool never checks without pool_pre_ping
     "max_connecting": (None, _DEFAULT),  # in QueuePool only the size is a limit
-    "backoff": (BackoffConfig(cap=1.0), _DEFAULT),  # a caller that comes meanwhile waits, and QueuePool has no backoff
+    "backoff": (BackoffConfig(cap=1.0), _DEFAULT),  # short: callers wait for its end, and QueuePool has no backoff
 }
 _UNUSED: dict[str, tuple[Any, str]] = {
     "start": (

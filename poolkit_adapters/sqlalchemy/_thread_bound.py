@@ -1,4 +1,4 @@
-"""Connections that only the thread that opened them may use: those of sqlite3, unless it was told otherwise."""
+"""Connections that only the thread that opened them may use, such as those of sqlite3 by default."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def refuse_thread_bound(pool: str, connection: Any) -> None:
     def use() -> None:
         try:
             connection.cursor().close()
-        except sqlite.ProgrammingError as error:  # sqlite3 does not tell otherwise
+        except sqlite.ProgrammingError as error:  # sqlite3 has no attribute that tells
             refused.append(error)
 
     other = threading.Thread(target=use)

@@ -1,4 +1,4 @@
-"""The engine of poolkit in an engine of SQLAlchemy, with its type."""
+"""Access, with its type, to poolkit's engine in an engine of SQLAlchemy."""
 
 from __future__ import annotations
 

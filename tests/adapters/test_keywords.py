@@ -152,6 +152,8 @@ def test_a_setting_that_is_left_behind_is_named_by_the_driver() -> None:
     import asyncpg
     import httpx as driver
     import psycopg_pool
+    import requests as driver_rq
+    import urllib3 as driver_ul
 
     left: dict[str, Callable[[], Any]] = {
         "sqlalchemy": lambda: create_engine("sqlite://", poolclass=pool.QueuePool, leak_after=30),
@@ -159,6 +161,8 @@ def test_a_setting_that_is_left_behind_is_named_by_the_driver() -> None:
         "psycopg": lambda: psycopg_pool.ConnectionPool("", open=False, leak_after=30),  # type: ignore[call-arg]
         "redis": lambda: on_redis(redis.BlockingConnectionPool),
         "redis, asyncio": lambda: on_redis(redis.asyncio.BlockingConnectionPool),
+        "requests": lambda: driver_rq.adapters.HTTPAdapter(leak_after=30),
+        "urllib3": lambda: driver_ul.PoolManager(leak_after=30).connection_from_host("a.invalid"),
         "sqlite3": lambda: sqlite3.connect(":memory:", leak_after=30),  # type: ignore[call-overload]
     }
     for name, make in left.items():

@@ -85,7 +85,7 @@ class ServerProcess:
         raise NotImplementedError
 
     def _started(self) -> None:
-        """Called after each start."""
+        """Hook that runs after each start."""
 
     # -- for users
 
@@ -98,7 +98,7 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the process exists."""
+        """Whether the server process exists."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -142,7 +142,7 @@ class ServerProcess:
         return self
 
     def stop(self) -> None:
-        """Stop the server, kill it after ``stop_timeout``, and remove the directory. Idempotent."""
+        """Stop the server, kill it after ``stop_timeout``, and remove the directory. A second call does nothing."""
         self._end(self._stop_signal)
         self._remove_directory()
         self.port = 0

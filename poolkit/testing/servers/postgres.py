@@ -283,7 +283,7 @@ class PostgresServer(ServerProcess):
         return psycopg.connect(**keywords, autocommit=True, application_name=_ADMIN, connect_timeout=10)
 
     def stop(self) -> None:
-        """Stop in good order, killed after ``stop_timeout``, and remove the directory. Twice is a no-op."""
+        """Stop the server, kill it after ``stop_timeout``, and remove the directory. A second call does nothing."""
         if self._front is not None:
             self._front.stop()
         super().stop()

@@ -156,7 +156,7 @@ class RedisServer(ServerProcess):
             self._front.start(self.host, self.port)
 
     def stop(self) -> None:
-        """Stop in good order, killed after ``stop_timeout``, and remove the directory. Twice is a no-op."""
+        """Stop the server, kill it after ``stop_timeout``, and remove the directory. A second call does nothing."""
         if self._front is not None:
             self._front.stop()
         super().stop()
@@ -266,7 +266,7 @@ class RedisCluster:
         return self
 
     def stop(self) -> None:
-        """Stop all nodes and remove their directories. Idempotent."""
+        """Stop all nodes and remove their directories. A second call does nothing."""
         for node in self.nodes:
             node.stop()
 
@@ -358,7 +358,7 @@ def _request(*words: str) -> bytes:
 
 
 def _answers(host: str, port: int, password: str | None) -> bool:
-    """Return whether PING gets PONG. Uses no client library, so that a start needs none."""
+    """Return whether the server answers PING with PONG. Uses no client library, so that a start needs none."""
     with socket.create_connection((host, port), timeout=1) as probe:
         probe.sendall((_request("AUTH", password) if password else b"") + _request("PING"))
         answer = b""

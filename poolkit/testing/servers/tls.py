@@ -104,7 +104,7 @@ class TLSFront:
             raise ServerError(f"the TLS front cannot listen on port {self.port}") from failure[0]
 
     def stop(self) -> None:
-        """Close the port and all connections. Idempotent."""
+        """Close the port and all connections. A second call does nothing."""
         if self._thread is None or self._loop is None:
             return
         with contextlib.suppress(RuntimeError):
