@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from ..config import AutoscaleConfig, PoolConfig
 from ..policies.autoscale import Autoscaler, View
 from ..policies.classes import CallerClass, Classes
-from ..policies.retire import NEVER
-from .ledger import LAST, SETTLED, Account
+from ..policies.retire import NEVER, evictable_at
+from .ledger import LAST, Account
 from .queue import ClassQueue, FifoQueue, Queue, Request
 from .slots import CLOSED, CLOSING, IDLE, IN_USE, RESETTING, Slot
 
@@ -339,10 +339,10 @@ class SharedLimit:
             if slot is None:
                 account.look()
                 break
-            settled = slot.last_used + SETTLED
-            if not account.may_evict(slot.last_used, settled=now >= settled):
-                if now < settled:
-                    want(settled)
+            settled_at = evictable_at(unused_since=slot.last_used)
+            if not account.may_evict(slot.last_used, settled=now >= settled_at):
+                if now < settled_at:
+                    want(settled_at)
                 else:
                     account.look()
                 break

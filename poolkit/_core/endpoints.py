@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import PoolBusy
 from ..events import CloseReason, EventKind
-from ..policies.retire import NEVER
+from ..policies.retire import NEVER, evictable_at
 from .effects import Do, Effect
-from .ledger import LONGEST, SETTLED
 from .opener import Dialer
 from .slots import IDLE, Slot
 from .state import Phase
@@ -614,16 +613,14 @@ class KeyedEndpoints:
     def _evict(self, now: float) -> bool:
         """Close the longest unused idle connection for an endpoint that needs one. Returns whether one was closed.
 
-        An endpoint that has its share waits until the connection has been unused for ``SETTLED`` seconds, or its oldest
-        caller has waited for ``LONGEST``. Otherwise busy endpoints would take connections from each other between any
-        two leases.
+        An endpoint that has its share waits until :func:`~poolkit.policies.retire.evictable_at`.
         """
         endpoint = self.below_share.first() or self.uncovered.first()
         victim = next((slot for slot in self.idle.order if slot.endpoint is not endpoint), None)
         if endpoint is None or victim is None:
             return False
         if endpoint in self.uncovered.places:
-            at = min(victim.last_used + SETTLED, endpoint.oldest().since + LONGEST)
+            at = evictable_at(unused_since=victim.last_used, waiting_since=endpoint.oldest().since)
             if at > now:
                 self._core.want(at)
                 return False

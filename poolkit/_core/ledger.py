@@ -12,9 +12,8 @@ Rules
    a permit is free. A claim reserves nothing: the notified pool asks again. If its callers have been served otherwise
    by then, it does not ask, and the permit goes to the next claim.
 4. If no permit is free, the longest unused idle connection of all accounts is closed for a claim. No account goes below
-   its minimum for that. The claim of an account that has its share closes only a connection that has been unused for
-   ``SETTLED`` seconds, or any one if the claim is pressing. Otherwise busy pools would take connections from each other
-   between any two leases, and close and open one each time.
+   its minimum for that. For the claim of an account that has its share, the connection has to be settled or the claim
+   pressing: see :func:`~poolkit.policies.retire.evictable_at`.
 5. If no connection is idle, a returned one is closed, even if its own pool has requests. This happens only if its
    account is above its share and the claiming account below its own, or if the claiming account holds nothing and its
    claim is older than those requests. No account goes below its share for a claim of the first kind.
@@ -28,17 +27,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-__all__ = ("LAST", "LONGEST", "SETTLED", "Account", "BudgetLedger", "LedgerGate", "NoGate")
+__all__ = ("LAST", "Account", "BudgetLedger", "LedgerGate", "NoGate")
 
 T = TypeVar("T")
-
-SETTLED = 0.1
-"""Seconds for which a connection is unused before it is closed for an account that has its share. To open another one
-takes milliseconds: a connection that is used again within this time costs less where it is."""
-
-LONGEST = 1.0
-"""Seconds after which a caller may have any idle connection of another pool or endpoint, even one that is in use again
-and again."""
 
 LAST = float("inf")  # the place in the queue behind all callers: for connections that no caller waits for
 
@@ -170,7 +161,7 @@ class Account:
     def may_evict(self, unused_since: float, *, settled: bool) -> bool:
         """Whether to close the idle connection that is unused since then. If so, it counts as leaving.
 
-        ``settled``: whether that is ``SETTLED`` seconds ago.
+        ``settled``: whether that is long enough for a claim of an account that has its share.
         """
         return self._ask(False, self.ledger.may_evict, unused_since, settled)
 

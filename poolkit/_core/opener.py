@@ -15,9 +15,8 @@ from ..connector import Verdict
 from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, cannot_connect, describe, remembered
 from ..events import CloseReason, EventKind
 from ..policies.connects import Breaker, full_jitter, growth, pace, patience
-from ..policies.retire import NEVER, expiry, rotation_lead
+from ..policies.retire import NEVER, evictable_at, expiry, rotation_lead
 from .effects import Do, Effect
-from .ledger import LONGEST
 from .slots import ESTABLISHED, IDLE, IN_USE, Purpose, Slot, Slots
 from .state import LOOK_EVERY
 
@@ -234,17 +233,17 @@ class Opener:
         """Take a permit for a connection; whether there was one. If a shared budget has none, claim ``need`` permits.
 
         ``behind``: requests that connects in progress will serve. The permit is for the first request after them. It is
-        pressing if the endpoint has no connection, or the request has waited for ``LONGEST``.
+        pressing if the endpoint has no connection, or the request has waited long enough for any idle one.
         """
         core, room = self._core, self._core.size.limit - len(self._slots.all)
         if room <= 0:
             return False
         request = endpoint.queue.claimant(behind)
-        pressing = not endpoint.size or now >= request.since + LONGEST
-        if core.capacity.take(request, min(need, room), pressing=pressing):
+        pressing_at = evictable_at(waiting_since=request.since) if endpoint.size else now
+        if core.capacity.take(request, min(need, room), pressing=now >= pressing_at):
             return True
-        if not pressing and core.capacity.claiming:
-            core.want(request.since + LONGEST)
+        if now < pressing_at and core.capacity.claiming:
+            core.want(pressing_at)
         return False
 
     def spare_permit(self) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from poolkit._core.capacity import OwnLimit, SharedLimit
-from poolkit._core.ledger import SETTLED, Account, BudgetLedger
+from poolkit._core.ledger import Account, BudgetLedger
 from poolkit._core.queue import FifoQueue
+from poolkit.policies.retire import SETTLED
 from tests.core.kit import Slot, request, slot
 
 NOW = 1000.0

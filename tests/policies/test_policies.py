@@ -6,7 +6,7 @@ import pytest
 
 from poolkit import BackoffConfig, BreakerConfig
 from poolkit.policies.connects import Breaker, BreakerState, connects_wanted, full_jitter, pace, patience
-from poolkit.policies.retire import NEVER, expiry, rotation_lead
+from poolkit.policies.retire import LONGEST, NEVER, SETTLED, evictable_at, expiry, rotation_lead
 
 
 @pytest.mark.parametrize(("failures", "bound"), [(1, 0.1), (2, 0.2), (3, 0.4), (7, 5.0), (10_000, 5.0)])
@@ -71,3 +71,10 @@ def test_lives_are_shortened_never_lengthened() -> None:
     assert rotation_lead(1800.0) == 10.0
     assert rotation_lead(20.0) == pytest.approx(1.0)
     assert rotation_lead(None) == 0.0
+
+
+def test_an_idle_connection_goes_to_others_once_it_is_settled_or_their_caller_has_waited_long() -> None:
+    assert evictable_at(unused_since=100.0) == 100.0 + SETTLED
+    assert evictable_at(waiting_since=100.0) == 100.0 + LONGEST
+    assert evictable_at(unused_since=100.0, waiting_since=99.5) == 100.0 + SETTLED
+    assert evictable_at(unused_since=100.0, waiting_since=98.0) == 98.0 + LONGEST

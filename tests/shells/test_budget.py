@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from poolkit import AcquireTimeout, Budget, ConfigError, Pool, PoolConfig
-from poolkit._core.ledger import LONGEST, SETTLED
+from poolkit.policies.retire import LONGEST, SETTLED
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import Outcome, Rig, ask
 

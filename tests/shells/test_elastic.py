@@ -12,8 +12,8 @@ import pytest
 
 from poolkit import AutoscaleConfig, Budget, ConfigError, Event, EventKind, Pool, PoolConfig, PoolConfigWarning, load
 from poolkit._core.capacity import FixedSize
-from poolkit._core.ledger import SETTLED
 from poolkit._fast import decline_put
+from poolkit.policies.retire import SETTLED
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import Outcome, Rig, ask
 

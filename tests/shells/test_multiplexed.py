@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from poolkit import AcquireTimeout, AsyncPool, Pool, UsageError, Verdict
-from poolkit._core.ledger import LONGEST, SETTLED
+from poolkit.policies.retire import LONGEST, SETTLED
 from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector, ManualClock
 from tests.shells.kit import PATIENCE, Outcome, Rig, ask
 from tests.support.waiting import leak_warning

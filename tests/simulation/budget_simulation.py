@@ -10,8 +10,9 @@ import random
 from collections import deque
 
 from poolkit._core import invariants
-from poolkit._core.ledger import SETTLED, Account, BudgetLedger
+from poolkit._core.ledger import Account, BudgetLedger
 from poolkit._core.slots import CLOSING
+from poolkit.policies.retire import SETTLED
 
 from .simulate import CoreSimulation, SimulationFailure
 
