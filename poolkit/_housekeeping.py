@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ class Housekeeping:
                 self._pool._membership.deliver()
             elif do is Do.REPORT:
                 self._pool._register.report()
+            elif do is Do.COLLECT:
+                gc.collect()
             elif do is not Do.TELL:
                 assert slot is not None
                 self._pool._driver.start(do, slot, request)

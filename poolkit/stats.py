@@ -273,6 +273,7 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     busy = copied.busy + sum([slot.busy for slot in slots])
     if copied.leased:
         busy += max(0.0, sum([now - record.since for record in copied.leased]))
+    counts.told = uses, busy
     taken = Sample(
         now, uses, copied.waits, counts.timeouts, counts.connects, counts.connect_errors, counts.leaks, busy,
         copied.wait, copied.connect, copied.use,

@@ -16,7 +16,7 @@ core answers what to do. It imports no clock, lock, thread, event loop, socket o
 5. PERMIT-UNTIL-CLOSED: the number of permits taken *is* ``len(core.all_slots)``. A separate counter could drift.
 6. KeyboardInterrupt may end a step between any two bytecodes. The shell then calls ``repair.repair``. A slot that the
    interrupted thread was working on is found by ``repair.audit`` in the next sweep: the register of slots holds weak
-   references, so a slot that no code refers to is finalized and reports itself.
+   references, so the interpreter reports a slot that no code refers to.
 7. ``invariants.check(core)`` passes after each ``settle()``: no request waits while capacity is free, and ``min_size``
    is kept.
 

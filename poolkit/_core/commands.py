@@ -120,7 +120,6 @@ def inherit(core: Core, old: Core) -> None:
     core.stale = True
     if core.phase is not Phase.OPEN:
         core.capacity.retire()
-    old.slots.let_go()
     for endpoint in old.all_endpoints.values():
         endpoint.idle.clear()
 

@@ -8,7 +8,7 @@ from . import elastic
 from .effects import Do, Effect
 from .endpoints import Endpoint
 from .machine import Core
-from .repair import audit, next_look, repair
+from .repair import audit, next_look, repair, search
 from .slots import CHECKING, IDLE, IN_USE, Held, Purpose, Slot
 from .state import LOOK_EVERY, Phase
 
@@ -29,6 +29,7 @@ def tick(core: Core, now: float) -> None:
     if now >= core.sweep_at:
         core.sweep_at = NEVER
         audit(core, now)
+        search(core)
         _rotate(core, now)
         for endpoint in list(core.all_endpoints.values()):
             _sweep(core, endpoint, now)

@@ -6,8 +6,8 @@ facts survive: the state of each slot, the idle lists, the leases, and the queue
 
 :func:`audit` reclaims the slots that the interrupted thread was moving from one place to another. Code that is still
 going to act on a slot refers to it: from a stack, a request's outcome, a job, an effect or a call in the inbox. The
-register refers to it weakly. So a slot without references is finalized and reports itself, and no later step can act
-on it. This works with and without the GIL. A free-threaded build may notice later that the last reference is gone.
+register refers to it weakly. So no later step can act on a slot without references, and the interpreter reports it
+(:class:`.slots.Card`). This works with and without the GIL.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..events import CloseReason
 from ..policies.retire import NEVER
 from .effects import Do, Effect
 from .machine import Core
-from .slots import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED
+from .slots import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED, IDLE, IN_USE, Slot
 from .state import Phase
 
-__all__ = ("audit", "repair")
+__all__ = ("audit", "next_look", "repair", "search")
 
 
 def audit(core: Core, now: float) -> int:
@@ -27,26 +27,56 @@ def audit(core: Core, now: float) -> int:
 
     Their threads were interrupted while they moved them. The state of the connections is unknown, so they are aborted.
     """
-    lost, gone = core.slots.take_lost()
+    lost = core.slots.take_lost()
     for slot in lost:
         core.counts.reclaimed += 1
-        if slot.state is CLOSING and slot.connection is None:
-            core.closed(slot, now)
+        if slot.state is CONNECTING:
+            core.slots.remove(slot)
         elif slot.state is CLOSING:
             core.effects.append(Effect(Do.ABORT, slot))
-        elif slot.state is CONNECTING and slot.connection is None:
-            core.slots.remove(slot)
         else:
-            slot.leases = 0
             core.slots.start_close(slot, CloseReason.LEAKED, now, abort=True)
-    core.counts.reclaimed += gone
-    if gone:
+    if lost:
+        _keep_totals(core, now)
         core.use.recount(core.slots.living())
-    if core.slots.unreported:
-        core.want_sweep(now + core.recheck_interval)
-    if lost or gone:
         _recount(core)
-    return len(lost) + gone
+    return len(lost)
+
+
+def search(core: Core) -> None:
+    """Have garbage collected if callers wait, and a connection stays away that is neither idle nor on lease.
+
+    Such a slot is on the stack of a thread that takes or returns it, or it is garbage that is not freed yet: it is in a
+    cycle with the traceback of an interrupted caller. In a free-threaded build it may also wait for the thread that has
+    made it, which sleeps. A collection frees both. It is slow, so the pauses between collections double.
+    """
+    slots, endpoints = core.slots, core.all_endpoints.copy().values()
+    if not any(endpoint.requests for endpoint in endpoints):
+        slots.strays, slots.looks = {}, 0
+        return
+    near = {record.slot for record in core.leased.copy().values()}
+    near.update(core.returned, *(endpoint.idle.copy() for endpoint in endpoints))
+    found = {slot.id: slot.uses for slot in slots.living() if _settled(slot) and slot not in near}
+    stayed = found.items() & slots.strays.items()
+    slots.strays, slots.looks = found, slots.looks + 1 if stayed else 0
+    if slots.looks & -slots.looks == slots.looks > 0:  # a power of two
+        core.effects.append(Effect(Do.COLLECT))
+
+
+def _settled(slot: Slot) -> bool:
+    """Whether no thread of the pool is connecting, checking, resetting or closing it."""
+    return slot.state in (IDLE, IN_USE) and not slot.pending
+
+
+def _keep_totals(core: Core, now: float) -> None:
+    """The slots that are gone took their own uses and seconds along. Keep the totals from falling below what was
+    reported: to a monitoring system that would be a restart.
+    """
+    slots, leased, counts = core.slots.living(), core.leased.copy().values(), core.counts
+    uses, busy = counts.told
+    counts.uses = max(counts.uses, uses - sum(slot.uses + slot.leases for slot in slots))
+    elapsed = sum(max(0.0, now - record.since) for record in leased)
+    counts.busy = max(counts.busy, busy - elapsed - sum(slot.busy for slot in slots))
 
 
 def repair(core: Core, now: float) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = (
     "ESTABLISHED",
     "TRANSITIONS",
+    "Card",
     "Held",
     "LeaseRecord",
     "Purpose",
@@ -94,7 +95,6 @@ class Slot:
         "key",
         "last_used",
         "leases",
-        "lost",
         "owner",
         "pending",
         "place",
@@ -138,7 +138,6 @@ class Slot:
         self.rotating = False  # its successor is being opened
         self.pending = True  # its connect is in progress (with lazy drivers also while it is in use)
         self.evicted_for: Endpoint | None = None  # it is closed for a request of this other endpoint
-        self.lost: deque[Slot] | None = None  # it reports itself here when no code refers to it
 
     @property
     def slot(self) -> Slot:
@@ -167,17 +166,6 @@ class Slot:
     def opening(self) -> bool:
         """Whether its connect is in progress. Some drivers connect at the first use, with the slot in use already."""
         return self.state is State.CONNECTING or (self.pending and self.state is IN_USE)
-
-    def __del__(self) -> None:
-        """Report a slot whose last reference is gone before its connection was closed.
-
-        It takes no lock: a finalizer may run in any thread, between any two bytecodes.
-        """
-        try:
-            if self.state is not CLOSED and self.lost is not None:
-                self.lost.append(self)
-        except AttributeError:  # __init__ was interrupted
-            pass
 
     def __repr__(self) -> str:
         return f"<Slot {self.id} {self.state.value}>"
@@ -214,6 +202,36 @@ Held = Union["Slot", LeaseRecord]
 """The record of a lease, as the register of leases holds it."""
 
 
+class Card(ref[Slot]):
+    """What the register has of a connection: a weak reference to its slot, and what ends the connection without it.
+
+    When the last reference to the slot is gone, the interpreter calls a method of a deque with the card. That is one
+    call in C. A finalizer in Python could be interrupted. The interpreter swallows the exception. Test runners and
+    error trackers keep its traceback, and so the slot: its permit would never be free again.
+    """
+
+    __slots__ = ("closing", "connection", "endpoint", "number", "opened_at")
+
+    def __init__(self, slot: Slot, gone: Callable[[Card], object]) -> None:
+        super().__init__(slot, gone)  # type: ignore[call-arg]
+        self.number = slot.id
+        self.endpoint = slot.endpoint
+        self.opened_at = slot.ready_at
+        self.connection = slot.connection
+        self.closing = slot.state is CLOSING
+
+    def slot_again(self) -> Slot:
+        """Return a new slot for the connection of one that is gone."""
+        slot = Slot(self.endpoint, self.number, Purpose.DEMAND, self.opened_at)
+        slot.retire()
+        if self.connection is not None:
+            slot.connection = self.connection
+            slot.key = id(self.connection)
+            slot.state = CLOSING if self.closing else IN_USE
+            slot.pending = False
+        return slot
+
+
 _held: Callable[[ref[Slot]], Slot | None] = ref.__call__
 
 
@@ -225,7 +243,7 @@ class Slots:
 
     REFERENCE-IS-CLAIM: this register refers to the slots weakly. Code that is going to act on a slot has a strong
     reference to it: in an idle list, a lease, a request, an effect, a job or on the stack of a thread. So a step that
-    takes a slot claims it at once, and an interrupted thread drops its claim. See :meth:`take_lost`.
+    takes a slot claims it at once, and an interrupted thread drops its claim. See :class:`Card`.
     """
 
     __slots__ = (
@@ -238,8 +256,9 @@ class Slots:
         "closing",
         "counts",
         "known",
+        "looks",
         "pinging",
-        "unreported",
+        "strays",
     )
 
     def __init__(self, core: Context, idle: IdleSlots, unused: Callable[[Endpoint], object]) -> None:
@@ -247,43 +266,32 @@ class Slots:
         self._idle = idle
         self._unused = unused
         self._number = 0
-        self._lost: deque[Slot] = deque()  # finalizers append to it, in any thread and at any time
-        self.unreported: set[int] = set()  # numbers of slots that were gone without a report in the last sweep
-        self.all: dict[int, ref[Slot]] = {}  # by number
+        self._lost: deque[Card] = deque()  # of slots that are gone: the interpreter appends, in any thread
+        self.all: dict[int, Card] = {}  # by number
         self.known: dict[int, int] = {}  # id of a connection to the number of the last slot that got it
         self.counts = Counts()
         self.closing = 0
         self.pinging = 0  # connections that are checked in the background
+        self.strays: dict[int, int] = {}  # see repair.search(): numbers and uses at the last sweep
+        self.looks = 0  # further sweeps that found one of them
 
     def living(self) -> list[Slot]:
         """Return the slots that still exist, oldest first. Thread-safe, also without the lock."""
         return list(filter(None, map(_held, self.all.copy().values())))  # runs in C: sweeps call it often
 
-    def take_lost(self) -> tuple[list[Slot], int]:
-        """Return the slots that no code refers to, and how many others are gone without a report.
-
-        A slot is gone without a report if its finalizer was interrupted, or if it was lost a second time. Its permit is
-        freed in the second sweep that misses it: the garbage collector clears the reference to a slot some time before
-        the finalizer reports it.
-        """
+    def take_lost(self) -> list[Slot]:
+        """Return slots for the connections whose slots no code refers to any more."""
         found = []
         while self._lost:
-            slot = self._lost.popleft()
-            if slot.id in self.all:
-                self.all[slot.id] = ref(slot)  # for a slot in a cycle, the collector has cleared the former reference
-                found.append(slot)
-        dead = {number for number, one in self.all.copy().items() if one() is None}
-        gone = dead & self.unreported
-        for number in gone:
-            del self.all[number]
-        self.unreported = dead - gone
-        return found, len(gone)
+            card = self._lost[0]
+            if self.all.get(card.number) is card:
+                found.append(self._register(card.slot_again()))
+            self._lost.popleft()  # last: if this is interrupted, the next sweep sees the card, or the new one
+        return found
 
-    def let_go(self) -> None:
-        """Stop these slots from reporting themselves: the pool restarts with other ones."""
-        for slot in self.living():
-            slot.lost = None
-        self._lost.clear()
+    def _register(self, slot: Slot) -> Slot:
+        self.all[slot.id] = Card(slot, self._lost.append)
+        return slot
 
     def coming(self) -> int:
         """Return the number of connections that are neither idle, closing nor checked in the background."""
@@ -302,9 +310,7 @@ class Slots:
     def open(self, endpoint: Endpoint, purpose: Purpose, now: float) -> Slot:
         """Create the slot of a connection to be opened. Its permit has been taken."""
         self._number += 1
-        slot = Slot(endpoint, self._number, purpose, now)
-        slot.lost = self._lost
-        self.all[slot.id] = ref(slot)
+        slot = self._register(Slot(endpoint, self._number, purpose, now))
         endpoint.size += 1
         endpoint.connecting += 1
         endpoint.dialer.last_opened_at = now
@@ -313,7 +319,7 @@ class Slots:
 
     def connected(self, slot: Slot, connection: object) -> None:
         """Store the connection of a slot."""
-        slot.connection = connection
+        self.all[slot.id].connection = slot.connection = connection
         slot.key = id(connection)
         self.known[slot.key] = slot.id  # the number: a reference would be a claim
 
@@ -354,6 +360,7 @@ class Slots:
         core = self._core
         self._no_longer_connecting(slot)
         slot.move(CLOSING)
+        self.all[slot.id].closing = True
         self.closing += 1
         if not announced:
             core.capacity.leave()

@@ -37,9 +37,18 @@ EVENTS = (
 
 
 class SettlingCore(Core):
-    """For tests that look at one decision after the other."""
+    """For tests that look at one decision after the other. It holds the slots that the threads of a pool would hold."""
 
     _inside = False
+    _hands: tuple[Slot, ...] = ()
+
+    def hold(self) -> None:
+        """Refer to each slot."""
+        self._hands = tuple(self.slots.living())
+
+    def take_effects(self) -> list[Effect]:
+        self.hold()
+        return super().take_effects()
 
     def _event(self, event: Callable[..., Any], now: float, *args: Any, **kwargs: Any) -> Any:
         outermost = not self._inside
@@ -51,6 +60,7 @@ class SettlingCore(Core):
                 self._inside = False
         if outermost:
             self.settle(now)
+            self.hold()
         return result
 
 

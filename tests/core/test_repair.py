@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gc
+import sys
 from typing import Any
+
+import pytest
 
 from poolkit import PoolConfig
 from poolkit._core import invariants, repair
 from poolkit._core.effects import Do
 from poolkit._core.machine import Core
 from poolkit._core.queue import Request
-from poolkit._core.slots import CLOSED, IN_USE, Slot
+from poolkit._core.slots import CLOSED, IN_USE, Card, Slot
 from poolkit._core.state import Features
+from poolkit.stats import parts, take_sample
 from tests.core.kit import SettlingCore, do
 
 
@@ -20,9 +24,16 @@ class Sleeper:
         pass
 
 
+class InterruptedCore(SettlingCore):
+    """What a test does not refer to is in nobody's hands."""
+
+    def hold(self) -> None:
+        pass
+
+
 def core_of(max_size: int = 1) -> Core:
     config = PoolConfig(max_size=max_size, barging_window=0.0)
-    return SettlingCore(config, Features(), name="repair", barging=0.0, random=lambda: 0.5)
+    return InterruptedCore(config, Features(), name="repair", barging=0.0, random=lambda: 0.5)
 
 
 def ask(core: Core, now: float = 1.0) -> Request:
@@ -44,7 +55,8 @@ def test_the_permit_of_a_connect_that_nobody_makes_goes_to_who_waits() -> None:
     request = ask(core)
     core.take_effects()  # and the thread that should have connected is gone
     assert do(repair.audit, core, 2.0) == 1
-    assert [effect.do for effect in core.take_effects()] == [Do.CONNECT]
+    effects = core.take_effects()
+    assert [effect.do for effect in effects] == [Do.CONNECT]
     assert request.queued
     invariants.check(core)
 
@@ -75,18 +87,23 @@ def test_nothing_is_taken_back_that_somebody_holds() -> None:
 
 
 def test_a_connection_that_is_lost_again_costs_no_permit() -> None:
-    """A finalizer runs once, and the thread that was to abort the connection was interrupted, too."""
+    """The thread that was to abort the connection was interrupted, too."""
     core = core_of()
     served = ask(core)
-    connect(core)
+    slot = connect(core)
+    connection = slot.connection
     core.take_effects()
-    del served
+    del served, slot
     assert do(repair.audit, core, 2.0) == 1
     core.take_effects()  # and the thread that should have aborted it is gone
     assert len(core.all_slots) == 1
-    assert do(repair.audit, core, 3.0) == 0  # its finalizer could be about to report it
-    assert core.sweep_at <= 3.0 + core.recheck_interval, "nobody looks again"
-    assert do(repair.audit, core, 4.0) == 1
+    assert do(repair.audit, core, 3.0) == 1
+    (effect,) = core.take_effects()
+    assert effect.do is Do.ABORT
+    assert effect.slot is not None
+    assert effect.slot.connection is connection
+    assert sum(core.counts.closes.values()) == 1, "it is counted twice"
+    core.closed(effect.slot, 4.0)
     assert not core.all_slots
     assert core.counts.reclaimed == 2
     invariants.check(core)
@@ -95,7 +112,6 @@ def test_a_connection_that_is_lost_again_costs_no_permit() -> None:
 
 
 def test_a_connection_that_is_lost_in_a_cycle_keeps_its_permit_until_it_is_closed() -> None:
-    """The collector clears the register's reference to a slot before it calls the finalizer."""
     core = core_of()
     served = ask(core)
     connect(core)
@@ -110,6 +126,96 @@ def test_a_connection_that_is_lost_in_a_cycle_keeps_its_permit_until_it_is_close
     assert effect.do is Do.ABORT
     assert core.slots.living() == [effect.slot]
     assert do(repair.audit, core, 3.0) == 0
+
+
+def test_a_sweep_that_is_interrupted_is_made_good_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = core_of()
+    served = ask(core)
+    connect(core)
+    core.take_effects()
+    del served
+
+    def interrupted(card: Card) -> Slot:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Card, "slot_again", interrupted)
+        repair.audit(core, 2.0)
+    repair.repair(core, 2.0)
+    core.settle(2.0)
+    assert do(repair.audit, core, 3.0) == 1
+    assert [effect.do for effect in core.take_effects()] == [Do.ABORT]
+
+
+def test_the_end_of_a_slot_runs_no_python_code() -> None:
+    """An exception could strike there, and the traceback that someone keeps would keep the slot."""
+    assert not hasattr(Slot, "__del__")
+    core = core_of()
+    served = ask(core)
+    connect(core)
+    core.take_effects()
+    called: list[str] = []
+    sys.setprofile(lambda frame, event, arg: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        served.outcome = None
+    finally:
+        sys.setprofile(None)
+    assert not called
+    assert do(repair.audit, core, 2.0) == 1
+
+
+def test_no_total_falls_below_what_was_reported() -> None:
+    """The slot that is gone has counted its own uses. A lower total is a restart to a monitoring system."""
+    core = core_of()
+    served = ask(core)
+    slot = connect(core)
+    slot.uses, slot.busy = 41, 8.0
+    core.take_effects()
+    before = take_sample(core, parts(core), 1.0)
+    assert before.acquires == 42
+    del served, slot
+    assert do(repair.audit, core, 2.0) == 1
+    after = take_sample(core, parts(core), 2.0)
+    assert (after.acquires, after.busy) == (42, 8.0)
+
+
+def test_garbage_is_collected_for_a_connection_that_stays_away() -> None:
+    """It is in a cycle with a traceback, or the thread that made it sleeps (free-threaded builds)."""
+    core = core_of()
+    served = ask(core)
+    away = connect(core)
+    del served
+    core.take_effects()
+    waiting = ask(core)
+
+    def looks(times: int) -> list[int]:
+        """The sweeps, of so many, that want a collection."""
+        found = []
+        for number in range(1, times + 1):
+            repair.search(core)
+            if any(effect.do is Do.COLLECT for effect in core.take_effects()):
+                found.append(number)
+        return found
+
+    assert looks(18) == [2, 3, 5, 9, 17]
+    away.uses += 1  # it was used meanwhile, so it is another thread that takes it now
+    assert looks(3) == [2, 3]
+    core.leased[away.key] = away
+    assert looks(4) == []
+    del core.leased[away.key]
+    core.abandon(waiting, 2.0)
+    assert looks(4) == [], "nobody waits for it"
+
+
+def test_connections_on_their_way_are_no_garbage() -> None:
+    core = core_of(3)
+    requests = [ask(core) for _ in range(3)]
+    effects = core.take_effects()
+    assert [effect.do for effect in effects] == [Do.CONNECT] * 3  # and they take long
+    requests.append(ask(core))
+    for _ in range(9):
+        repair.search(core)
+    assert not core.take_effects()
 
 
 def test_a_lease_is_held_by_the_register_of_leases() -> None:

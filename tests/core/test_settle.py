@@ -232,24 +232,25 @@ def test_the_simulation_notices_that_min_size_is_not_kept(monkeypatch: pytest.Mo
 # -- the cost of a look -----------------------------------------------------------------------------------------------
 
 
-def crowd(endpoints: int) -> Core:
+def crowd(endpoints: int) -> tuple[Core, list[Request]]:
     """One connection, in use at one endpoint, and a caller that waits at each of the others."""
     core = make(Core, max_size=1, features=Features(keyed=True))
+    requests = []
     for key in range(endpoints):
-        ask(core, key=key)
+        requests.append(ask(core, key=key))
         core.settle(NOW)
     [slot] = connects(core)
     core.connected(slot, object(), 1, NOW)
     core.settle(NOW)
     core.take_effects()
-    return core
+    return core, requests
 
 
 def test_many_waiting_endpoints_cost_what_few_do() -> None:
     """The connection of one endpoint is returned and given up for the next, counted in bytecodes."""
     counts = []
     for endpoints in (100, 10_000):
-        core = crowd(endpoints)
+        core, _requests = crowd(endpoints)
 
         def turn(core: Core = core) -> None:
             [slot] = core.slots.living()
@@ -268,7 +269,7 @@ def test_many_waiting_endpoints_cost_what_few_do() -> None:
 
 
 def test_a_second_look_does_nothing() -> None:
-    core = crowd(10)
+    core, _requests = crowd(10)
     core.touch_all()
     core.settle(NOW)
     assert not core.effects

@@ -22,11 +22,12 @@ def test_a_permit_is_taken_from_the_decision_to_open_until_the_connection_is_clo
     made = board.slots.open(board.only, Purpose.DEMAND, NOW)
     assert board.slots.living() == [made]
     assert (board.only.size, board.only.connecting, board.slots.coming()) == (1, 1, 1)
-    board.slots.start_close(board.open(), CloseReason.EXPIRED, NOW, abort=True)
+    closing = board.open()
+    board.slots.start_close(closing, CloseReason.EXPIRED, NOW, abort=True)
     assert board.done() == [Do.ABORT]
     assert len(board.slots.all) == 2
+    assert closing.state is CLOSING
     assert (board.slots.closing, board.slots.coming()) == (1, 1)
-    closing = next(one for one in board.slots.living() if one.state is CLOSING)
     board.slots.closed(closing)
     assert closing.state is CLOSED
     assert (board.slots.closing, board.only.size) == (0, 1)
