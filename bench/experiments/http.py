@@ -36,7 +36,7 @@ STEADY = (10, 100, 500, 1000)
 """Tasks, each with a connection, whose rates are compared with each other."""
 
 
-TRANSPORTS = [(1, 100), (20, 100), (100, 100), (1000, 100), (1, 100_000), (20, 100_000), (100, 100_000)]
+TRANSPORTS = [(tasks, size) for size in (100, 100_000) for tasks in (1, 20, 100, 1000)]
 """Tasks, each with a connection, and bytes of the body, for httpx on the transports of others and on poolkit's."""
 
 SECOND = (1, 50, 300)
