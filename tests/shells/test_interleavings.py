@@ -131,6 +131,8 @@ def test_what_a_listener_hears_of_three_threads_makes_sense_in_any_order(block: 
         _who_is_told_of_three_threads(seed)
 
 
+@pytest.mark.usefixtures("no_collector")  # it runs finalizers among the steps, and the search takes longer or shorter
+@pytest.mark.timeout(900)  # a machine ten times slower searches ten times longer
 def test_the_simulation_finds_a_release_that_is_told_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told once the connection is idle, the next lease of it may be told first."""
     original = _fast.make_put
@@ -153,6 +155,8 @@ def test_the_simulation_finds_a_release_that_is_told_too_late(monkeypatch: pytes
             _who_is_told_of_three_threads(seed)
 
 
+@pytest.mark.usefixtures("no_collector")  # it runs finalizers among the steps, and the search takes longer or shorter
+@pytest.mark.timeout(900)  # a machine ten times slower searches ten times longer
 def test_the_simulation_finds_a_lost_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the second look after putting a connection back, somebody is forgotten sooner or later."""
     original = _fast.make_put
