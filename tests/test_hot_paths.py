@@ -226,7 +226,7 @@ def test_a_request_through_httpcore_has_not_become_longer() -> None:
 
 
 def test_a_request_through_async_httpcore_has_not_become_longer() -> None:
-    """The same for tasks."""
+    """Do the same for tasks."""
     found = async_request(AsyncPoolkitConnectionPool) / async_request(httpcore.AsyncConnectionPool)
     assert found <= ASYNC_REQUEST, f"a request executes {found:.3f} times the bytecodes of httpcore's own"
 

@@ -23,7 +23,7 @@ PAIRS = pytest.mark.parametrize(("library", "other"), [("httpx", "httpx2"), ("ht
 
 
 def of(library: str) -> tuple[Any, Any]:
-    """The library and its adapter."""
+    """Return the library and its adapter."""
     return importlib.import_module(library), importlib.import_module(f"poolkit_adapters.{library}")
 
 
@@ -43,7 +43,7 @@ def test_each_has_classes_of_its_own(library: str, other: str) -> None:
 
 @pytest.mark.parametrize("package", ["httpx", "httpcore"])
 def test_both_packages_have_the_same_modules_except_for_the_driver(package: str) -> None:
-    """A module that is added for one library is added for both: as a link, not as a copy."""
+    """A new module of one library exists for both, as a link and not as a copy."""
     root = Path(poolkit_adapters.__file__).parent
     own = {"__init__.py", "_driver.py"}
     files = {path.name for path in (root / package).glob("*.py")}

@@ -1,4 +1,4 @@
-"""One budget through every adapter, on real servers: an idle connection of one gives way to another."""
+"""One budget under every adapter, on real servers: an idle connection of one is closed for another."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def anyio_backend() -> str:
 def users(
     budget: Budget, postgres: PostgresServer, redis_server: RedisServer, http_server: HTTPServer
 ) -> Iterator[dict[str, Callable[[], object]]]:
-    """For each synchronous adapter something that uses one connection for a moment."""
+    """Return, for each synchronous adapter, a function that uses one connection for a moment."""
     engine = create_engine(postgres.sqlalchemy_url(), poolclass=PoolkitPool, budget=budget)
     client = redis.Redis(connection_pool=PoolkitConnectionPool.from_url(redis_server.url, budget=budget))
     web = httpx.Client(transport=PoolkitTransport(budget=budget))
@@ -71,7 +71,7 @@ def users(
 def test_five_adapters_share_a_budget_of_two(
     postgres: PostgresServer, redis_server: RedisServer, http_server: HTTPServer
 ) -> None:
-    """One place is reserved for psycopg's min_size; the other four take turns in the second one."""
+    """One permit is reserved for psycopg's min_size; the other four adapters take turns with the second one."""
     budget = Budget(2)
     with users(budget, postgres, redis_server, http_server) as use:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""A statement of psycopg is cancelled or interrupted, under SQLAlchemy and DB-API, and its server does not hear of it.
+"""A statement of psycopg is cancelled or interrupted, under SQLAlchemy and DB-API, and its server does not learn of it.
 
 The same for psycopg's own pools: ``tests/adapters/psycopg/test_endings.py``.
 """
@@ -33,7 +33,7 @@ RUNNING = "select pid from pg_stat_activity where application_name = %s and stat
 
 
 class Driver:
-    """psycopg with a pool of one place, in threads. ``call`` runs a method."""
+    """psycopg with a pool of one connection, in threads. ``call`` runs a method."""
 
     def __init__(self, server: PostgresServer, proxy: FaultProxy, application: str, check_timeout: float) -> None:
         self.address = {**server.dsn, "host": proxy.host, "port": proxy.port, "application_name": application}
@@ -168,7 +168,7 @@ def test_a_caller_does_not_wait_for_psycopgs_own_limits_when_its_server_is_silen
     running: Callable[[], list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """psycopg waits up to 11 s; here that is made endless."""
+    """psycopg waits up to 11 s; in this test without end."""
     driver = make(kind, 0.1)
     driver.statement("select 1")
     asked: list[Any] = []
@@ -198,7 +198,7 @@ def test_a_session_that_goes_on_keeps_its_place(
     postgres: PostgresServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The cancel request is lost, so the statement goes on, and with it the session."""
+    """The cancel request is lost, so the statement and its session go on."""
     driver = make(kind, 2 * PATIENCE)
     driver.statement("select 1")
     monkeypatch.setattr(ending, "CANCEL_TIMEOUT", 0.1)
@@ -244,7 +244,7 @@ def test_a_place_is_kept_for_check_timeout_only(
 def test_a_statement_that_is_cancelled_again_and_again_is_stopped(
     make: Callable[..., Driver], proxy: FaultProxy, running: Callable[[], list[int]]
 ) -> None:
-    """As by anyio, which cancels at each step: psycopg drops its cancel request and closes the connection."""
+    """anyio cancels at each step, so psycopg drops its cancel request and closes the connection."""
     driver = make(AsyncSQLAlchemy, PATIENCE)
     assert isinstance(driver, AsyncSQLAlchemy)
 
@@ -269,7 +269,7 @@ def test_a_statement_that_is_cancelled_again_and_again_is_stopped(
 
 
 class _Failed(Exception):
-    """The application's own error."""
+    """An error of the application."""
 
 
 def _sync(enter: Callable[[], Any], proxy: FaultProxy) -> None:
@@ -283,7 +283,7 @@ def _sync(enter: Callable[[], Any], proxy: FaultProxy) -> None:
 def test_a_block_that_fails_does_not_wait_for_its_rollback(
     kind: str, proxy: FaultProxy, postgres: PostgresServer
 ) -> None:
-    """The server has vanished meanwhile. The caller gets its own error."""
+    """The server has vanished meanwhile. The caller gets the error of the block."""
     conninfo = psycopg.conninfo.make_conninfo(postgres.url, port=proxy.port)
     limits: dict[str, Any] = {"min_size": 0, "max_size": 1, "check_timeout": 0.1}
 

@@ -1,4 +1,4 @@
-"""``connect_in_caller=True``: a caller that connects itself hears at its deadline, whatever the driver's limits are."""
+"""``connect_in_caller=True``: a caller that connects itself gets its error at its deadline, whatever the driver's limits."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ pytestmark = [
 ]  # fmt: skip
 SOON = 0.5
 LONG = 3600
-"""Seconds: a limit of the driver's that must not be what ends a connect."""
+"""A limit of the driver in seconds, which must not be what ends a connect."""
 
 Made = tuple[Any, Callable[[], Any], Callable[[], Any]]
-"""The engine's pool, one exchange with the server, and what ends the pool."""
+"""The engine, one exchange with the server, and the function that closes the pool."""
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ async def value(result: Any) -> Any:
 
 @pytest.mark.parametrize("in_caller", [True, False])
 async def test_a_connect_that_the_driver_cancels_is_an_error_for_its_caller(in_caller: bool) -> None:
-    """As asyncpg's may at its own time limit. The caller was not cancelled."""
+    """asyncpg may cancel it at its own time limit. The caller was not cancelled."""
 
     async def cancelled() -> Any:
         raise asyncio.CancelledError

@@ -20,7 +20,7 @@ def servers(postgres: PostgresServer, redis_server: RedisServer, http_server: HT
 
 @pytest.mark.parametrize("adapter", SYNC)
 def test_a_thread_waits_no_longer_than_its_block(adapter: str, servers: Servers) -> None:
-    """The pool's own timeout is longer than this test may take."""
+    """The pool's own timeout is longer than this test may run."""
     with opened(adapter, servers, max_connecting=3) as (engine, use):
         with contextlib.ExitStack() as held:
             for _ in range(3):

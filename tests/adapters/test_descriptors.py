@@ -97,7 +97,7 @@ print(told)
 
 @pytest.mark.parametrize("way", ["asyncio", "trio", "httpx", "engine", "psycopg", "sqlalchemy", "dbapi"])
 def test_too_many_open_files_is_named(postgres: PostgresServer, http_server: HTTPServer, way: str) -> None:
-    """In a process of its own, whose limit is used up."""
+    """Runs in a process of its own that has used all its descriptors."""
     import psycopg
 
     conninfo = psycopg.conninfo.make_conninfo(**postgres.dsn)

@@ -31,7 +31,7 @@ NAME = "elastic"
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     with PostgresServer(dbname="poolkit", max_connections=15) as server:
-        with server.connect() as admin:  # the superuser may use what is reserved; the application is none
+        with server.connect() as admin:  # only the superuser may use what is reserved
             admin.execute("CREATE ROLE app LOGIN PASSWORD 'app'")
         yield server
 
@@ -63,7 +63,7 @@ class Users:
         return self._loop.run_until_complete(asyncio.wait_for(work, 2 * PATIENCE))
 
     def work(self, callers: int, until: Callable[[], object], what: str) -> None:
-        """All of them, one statement after the other, until that is so."""
+        """Run all callers, one statement after the other, until the condition is true."""
         deadline = time.monotonic() + PATIENCE
 
         def over() -> bool:
@@ -121,7 +121,7 @@ def users(request: pytest.FixtureRequest, small: str) -> Iterator[Callable[..., 
 
 @contextlib.contextmanager
 def others(url: str, sessions: int) -> Iterator[None]:
-    """Another program has so many sessions."""
+    """Let another program hold so many sessions."""
     with contextlib.ExitStack() as stack:
         for _ in range(sessions):
             stack.enter_context(psycopg.connect(url, application_name="another"))
@@ -129,7 +129,7 @@ def others(url: str, sessions: int) -> Iterator[None]:
 
 
 def test_sessions_follow_the_load(users: Callable[..., Users], server: PostgresServer) -> None:
-    """8 callers get a session each; soon after they have gone the server has one session again."""
+    """8 callers get a session each. Soon after the last of them the server has one session again."""
     config = AutoscaleConfig(down_delay=1.5, prewarm=0)
     one = users(autoscale=config)
     one.work(8, lambda: one.engine.stats().idle + one.engine.stats().in_use >= 8, "each has a session")
@@ -160,7 +160,7 @@ def test_a_full_server_makes_the_pool_smaller_and_its_callers_wait(users: Callab
 
 
 def test_a_full_server_is_recognised_through_every_driver(server: PostgresServer, small: str) -> None:
-    """In the words that drivers and adapters hand on. Another database's refusal is something else."""
+    """In the messages that drivers and adapters pass on. A refusal by another database is not such an error."""
     with others(small, 12):
         with pytest.raises(psycopg.OperationalError) as plain:
             psycopg.connect(small)
@@ -179,7 +179,7 @@ def test_a_full_server_is_recognised_through_every_driver(server: PostgresServer
 
 
 def test_sqlalchemy_backs_off_too(small: str) -> None:
-    """Callers share the connections that the server accepts; a refusal is told to nobody whom those can serve."""
+    """Callers share the connections that the server accepts. No caller that these can serve gets a refusal."""
     url = small.replace("postgresql:", "postgresql+psycopg:")
     engine = create_engine(url, poolclass=PoolkitPool, max_size=12, autoscale=AutoscaleConfig(up_delay=0, max_wait=0))
 

@@ -1,4 +1,4 @@
-"""Connecting by name under each adapter: a resolver that does not answer keeps no caller beyond its time, nor threads
+"""Connects by name under each adapter: a resolver that does not answer delays no caller beyond its deadline, nor threads
 that others need; a name that is answered is looked up once and serves as before.
 """
 
@@ -224,7 +224,7 @@ async def test_callers_in_tasks_hear_within_their_time_and_the_loops_own_threads
 # -- names that are answered ------------------------------------------------------------------------------------------
 
 ONCE = ("httpx", "redis", "psycopg", "dbapi", "sqlalchemy-psycopg")
-"""These drivers are given the addresses; the others look the name up once more."""
+"""These drivers get the addresses; the others resolve the name again."""
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def served(
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits that only a hang reaches, for what is to be served on a busy machine too."""
+    """Return limits that only a hang reaches, for callers that must be served on a busy machine too."""
     monkeypatch.setitem(globals(), "LIMIT", PATIENCE)
     monkeypatch.setitem(globals(), "SHORT", SHORT.replace(acquire_timeout=PATIENCE, connect_timeout=PATIENCE))
 
@@ -285,7 +285,7 @@ def test_a_reconnect_of_redis_looks_the_name_up_again(resolver: Resolver, redis_
 def test_tls_verifies_the_name_and_not_the_address(
     resolver: Resolver, https_server: HTTPServer, redis_server: RedisServer, certificates: Certificates
 ) -> None:
-    """The servers' certificates are for 127.0.0.1, which would pass."""
+    """The certificates of the servers are for 127.0.0.1, so a check of the address would pass."""
     client = httpx.Client(transport=hx.PoolkitTransport(verify=certificates.client_context()))
     with client, pytest.raises(httpx.ConnectError, match=ANSWERS):
         client.get(f"https://{ANSWERS}:{https_server.port}/")
@@ -359,7 +359,7 @@ def test_a_silent_resolver_ends_a_question_to_etcd_in_its_time(resolver: Resolve
 
 @pytest.mark.parametrize("kind", [RedisStore, PostgresStore])
 def test_a_silent_resolver_keeps_no_exchange_of_a_fleet_beyond_its_time(kind: Any, resolver: Resolver) -> None:
-    """The end of the process, which gives its permits back, would wait for it too."""
+    """The end of the process, which returns its permits, would wait for it too."""
     store = kind(f"{'redis' if kind is RedisStore else 'postgresql'}://{SILENT}:1/0", timeout=0.1)
     for _ in range(2):
         with pytest.raises(StoreError, match="the resolver has not answered"):

@@ -26,7 +26,7 @@ OF_ONE_CASE = {
     "UnsupportedProtocol": errors.UsageError,
     "InvalidConninfo": errors.ConfigError,
 }
-"""Errors of a special case of one of poolkit's, which the rule gives a name of its own."""
+"""Errors for a special case of one of poolkit's errors. The rule gives them their own names."""
 OURS = {"role_of", "role_of_async", "pool_of"}
 """Functions that no driver has."""
 WITHOUT_A_DRIVERS_CLASS = {"PooledDatabase", "PooledConnection", "PooledCursor"}
@@ -45,7 +45,7 @@ def exported(module: ModuleType) -> dict[str, Any]:
 
 
 def driver_of(name: str) -> list[ModuleType]:
-    """The modules in which users find what the driver offers."""
+    """Return the modules in which users find the driver's interface."""
     places = {"psycopg": ["psycopg_pool"], "sqlalchemy": ["sqlalchemy", "sqlalchemy.pool"], "urllib3": ["urllib3"]}
     return [importlib.import_module(place) for place in places.get(name, [name])]
 
@@ -84,7 +84,7 @@ def test_a_class_is_named_after_the_drivers_class_in_whose_place_it_stands(name:
         if inspect.isclass(value) and issubclass(value, BaseException):
             continue
         drivers = [getattr(place, word, None) for place in driver_of(name)] if name != "dbapi" else []
-        if any(drivers):  # what a program calls instead of the driver's has the driver's name
+        if any(drivers):  # a function that replaces the driver's has the driver's name
             assert all(value is not one for one in drivers)
         elif inspect.isclass(value):
             assert re.match("(Async)?Poolkit[A-Z]", word) or word in WITHOUT_A_DRIVERS_CLASS, word

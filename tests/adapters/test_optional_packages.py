@@ -1,4 +1,4 @@
-"""An adapter needs its driver, but none of the packages that are optional for the driver.
+"""An adapter needs its driver, but none of the driver's optional packages.
 
 A pool that asks for such a package may fail. The import of the adapter may not: ``poolkit[all]`` installs none of them.
 """

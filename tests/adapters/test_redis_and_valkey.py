@@ -25,12 +25,12 @@ PAIRS = pytest.mark.parametrize(("library", "other"), [("redis", "valkey"), ("va
 
 
 def of(library: str) -> tuple[Any, Any]:
-    """The library and its adapter."""
+    """Return the library and its adapter."""
     return importlib.import_module(library), importlib.import_module(f"poolkit_adapters.{library}")
 
 
 def clients_of(library: str) -> tuple[Any, Any]:
-    """The classes of its clients, for threads and for tasks."""
+    """Return the classes of its clients, for threads and for tasks."""
     driver = importlib.import_module(f"poolkit_adapters.{library}._driver")
     return driver.Client, driver.AsyncClient
 
@@ -50,7 +50,7 @@ def test_each_has_classes_of_its_own(library: str, other: str) -> None:
 
 
 def test_both_packages_have_the_same_modules_except_for_the_driver() -> None:
-    """A module that is added for one library is added for both: as a link, not as a copy."""
+    """A new module of one library exists for both, as a link and not as a copy."""
     root = Path(poolkit_adapters.__file__).parent
     files = {path.name for path in (root / "redis").glob("*.py")}
     assert {path.name for path in (root / "valkey").glob("*.py")} == files
@@ -120,7 +120,7 @@ def test_connections_of_the_other_library_are_refused(library: str, other: str, 
 
 @PAIRS
 def test_a_direct_call_is_the_applications(library: str, other: str, redis_server: RedisServer) -> None:
-    """With and without the name of a command, as either library's own pools allow it."""
+    """With and without the name of a command, as the pools of both libraries allow."""
     with of(library)[1].PoolkitConnectionPool(host=redis_server.host, port=redis_server.port) as pool:
         pool.release(pool.get_connection())
         if library == "valkey":

@@ -36,11 +36,11 @@ SENTINEL = redis.sentinel.Sentinel([("127.0.0.1", 1)])
 ASYNC_SENTINEL = redis.asyncio.sentinel.Sentinel([("127.0.0.1", 1)])
 
 Make = Callable[..., Any]
-"""The engine's pool of an adapter's pool, out of ``config=`` or keywords."""
+"""The engine of an adapter's pool, made with ``config=`` or keywords."""
 
 
 def of_cluster(kind: Any, *args: Any) -> Make:
-    """The pool of a cluster's only node."""
+    """Return the pool of a cluster's only node."""
 
     def make(config: PoolConfig | None = None, **keywords: Any) -> Any:
         given = {"config" if "httpx" in kind.__module__ else "pool": config} if config is not None else {}
@@ -141,7 +141,7 @@ UNUSED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("psycopg null", "psycopg null async"), _NULL),
     "dbapi sqlite": {"connect_timeout": None},
 }
-"""What cannot apply, with the value that holds."""
+"""Settings that cannot apply, with the value that applies instead."""
 _ARGUMENTS = ("min_size", "max_size", "max_waiting", "max_lifetime")
 """psycopg_pool's own arguments; its ``max_idle`` is a time."""
 
@@ -151,14 +151,14 @@ PLACES = ("keyword", "config", "[own]", "[default]", "POOLKIT_OWN_", "POOLKIT_")
 
 @pytest.fixture(autouse=True)
 def said(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """What was said in the log by this test, which is said once in a process."""
+    """Return the lines that this test has logged; each is logged once in a process."""
     texts: set[str] = set()
     monkeypatch.setattr(poolkit.settings, "_said", texts)
     return texts
 
 
 def written(place: str, name: str, value: Any, folder: Path) -> tuple[dict[str, Any], str]:
-    """Arguments for an adapter that hold the setting, and the source that must be reported."""
+    """Return arguments for an adapter that hold the setting, and the source that must be reported."""
     if place == "keyword":
         return {name: value}, "keyword"
     if place == "config":
@@ -184,7 +184,7 @@ CASES = [
     pytest.param(adapter, name, id=f"{adapter}-{name}")
     for adapter in ADAPTERS
     for name in VALUES
-    if name not in ("budget", "classes")  # objects, which no file can hold
+    if name not in ("budget", "classes")  # objects, which a file cannot hold
 ]
 
 
@@ -215,7 +215,7 @@ def test_what_is_written_is_in_effect_or_refused(
                 continue  # it is the cluster's
             label = f"{adapter}: {name}={value!r} in {source}"
             applies = name not in unused or value == unused[name]
-            portable = name == "connect_timeout" and place != "keyword"  # the others may serve other drivers, too
+            portable = name == "connect_timeout" and place != "keyword"  # the others may be meant for other drivers
             if not applies and place not in SHARED and not portable:
                 with pytest.raises(ConfigError, match=rf"^{name}=") as caught:
                     make(**given)
@@ -226,7 +226,7 @@ def test_what_is_written_is_in_effect_or_refused(
             found = make(**given).describe()[name]
             if applies:
                 tasks = (adapter, name, value) == ("sqlalchemy async", "barging_window", None)
-                assert found.value == (0.0 if tasks else value), label  # tasks never overtake
+                assert found.value == (0.0 if tasks else value), label  # tasks never overtake each other
                 assert found.source.removesuffix(", without effect for sqlite3") == source, label
             else:
                 assert found.value == unused[name], label
@@ -278,7 +278,7 @@ DRIVERS_WORDS: list[tuple[str, dict[str, Any], str, Any, str]] = [
 def test_a_drivers_argument_counts_if_it_equals_its_default(
     adapter: str, given: dict[str, Any], name: str, value: Any, source: str, tmp_path: Path
 ) -> None:
-    """Alone, and against a setting that was written for every pool."""
+    """Alone, and beside a setting for every pool."""
     other = {"max_size": 9, "max_idle": 2, "order": "fifo", "min_size": 3}.get(name, 7.0)
     assert ADAPTERS[adapter](**given).describe()[name] == Setting(value, source)
     shared = {} if (adapter, name) == ("psycopg", "min_size") else written("[default]", name, other, tmp_path)[0]

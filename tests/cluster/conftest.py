@@ -18,7 +18,7 @@ def flavour(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def anyio_backend(flavour: str) -> str:
-    """Scenarios on threads are coroutines too: asyncio runs them."""
+    """Scenarios on threads are coroutines too, which asyncio runs."""
     return "trio" if flavour == "trio" else "asyncio"
 
 

@@ -1,4 +1,4 @@
-"""Several pools under one budget in random schedules: never above it, and nobody is stranded."""
+"""Several pools under one budget in random schedules: they never exceed it, and no caller waits in vain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from poolkit._core.ledger import BudgetLedger
 from tests.simulation import BudgetSimulation, SimulationFailure
 
-# seeds that show a fault which the code once had, when it is put back
+# seeds that show an earlier fault of the code if it is planted again
 FAILED_ONCE = {
     0: "an endpoint's claim was forgotten when another endpoint of the same pool got a permit",
     46: "the last request gave up beside an idle connection, which nobody offered to other pools",
@@ -22,20 +22,20 @@ FAILED_ONCE = {
 
 @pytest.mark.parametrize("seed", FAILED_ONCE)
 def test_schedules_of_budgets_that_failed_once_pass(seed: int) -> None:
-    """The fault beside the seed does not come back."""
+    """The fault that is named beside the seed does not occur."""
     BudgetSimulation(seed).run(400)
 
 
 @pytest.mark.parametrize("block", range(4))
 def test_fresh_schedules_of_budgets_keep_every_promise(block: int) -> None:
-    """Permits are what is held, at most the limit; nobody waits while there is room or somebody could give way."""
+    """Permits equal what is held, at most the limit. No caller waits while a permit is free or could become free."""
     first = int(os.environ.get("POOLKIT_SEED", random.SystemRandom().randrange(10**9))) + 1000 * block
     for seed in range(first, first + 10):
         BudgetSimulation(seed).run(250)
 
 
 def test_the_simulation_notices_a_budget_that_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulation itself can fail: without messages somebody is stranded."""
+    """The simulation can fail: without messages a caller waits in vain."""
     monkeypatch.setattr(BudgetLedger, "notify", lambda self, account: None)
     with pytest.raises(SimulationFailure, match=r"seed \d+: "):
         for seed in range(20):

@@ -1,4 +1,4 @@
-"""Whether a pool may have one more connection: its own limit, or that of a budget, without pools around them."""
+"""Whether a pool may have one more connection: its own limit, or that of a budget, without pools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOW = 1000.0
 
 
 class Gate:
-    """A lock of which the thread may be in the middle: what is posted waits."""
+    """A gate that the thread may be inside: posted calls wait."""
 
     def __init__(self) -> None:
         self.held = False
@@ -130,7 +130,7 @@ def test_idle_connections_give_way_longest_unused_first_while_others_are_short()
 
 
 def test_a_pool_that_has_its_share_gets_only_connections_that_are_not_in_use_every_moment() -> None:
-    """Two busy pools do not take connections from each other between any two leases."""
+    """Busy pools do not take connections from each other between two leases."""
     ledger = BudgetLedger(4)
     (one, mine), (other, theirs) = shared(ledger), shared(ledger)
     assert all(one.take(request(ticket), 1) for ticket in (1, 2))
@@ -146,7 +146,7 @@ def test_a_pool_that_has_its_share_gets_only_connections_that_are_not_in_use_eve
 
 
 def test_a_pool_below_its_share_gets_a_connection_at_once_and_only_for_itself() -> None:
-    """The claim of a third pool, which has its share, is not served with it."""
+    """A third pool, which has its share, does not get it."""
     ledger = BudgetLedger(6)
     (one, mine), (poor, theirs), (rich, _) = shared(ledger), shared(ledger), shared(ledger)
     assert all(one.take(request(ticket), 1) for ticket in (1, 2, 3))
@@ -206,7 +206,7 @@ def test_after_an_interruption_the_account_has_what_the_pool_has() -> None:
 
 
 def test_a_pool_that_claims_is_not_told_of_its_own_idle_connection() -> None:
-    """It looks at it in the same step; a message would make it claim again, and so on."""
+    """It sees the connection in the same step. A message would make it claim again, without end."""
     ledger = BudgetLedger(2)
     one, mine = shared(ledger, spare=NOW)
     assert all(one.take(request(ticket), 1) for ticket in (1, 2))

@@ -1,4 +1,4 @@
-"""Classes of callers in the core: who is served, who waits beside what is not its, and what is opened for whom."""
+"""Classes of callers in the core: which are served, which wait for reserved connections, what is opened for which."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USUAL = {"health": ClassConfig(reserved=1), "web": ClassConfig(weight=4), "bulk"
 
 
 class Classed(CoreSimulation):
-    """Callers are of several classes in every schedule."""
+    """Every schedule has callers of several classes."""
 
     class_share = 1.0
 
@@ -32,7 +32,7 @@ class Sleeper:
 
 
 class Scene:
-    """A core without a shell: connects end well at once, unless they are held up."""
+    """A core without a shell. Connects succeed at once, unless they are held."""
 
     def __init__(self, *, features: Features | None = None, classes: Any = USUAL, **settings: Any) -> None:
         config = PoolConfig(classes=classes, **settings)
@@ -117,7 +117,7 @@ def test_returned_connections_go_round_by_weight() -> None:
 
 
 def test_what_a_class_gives_up_by_a_discard_another_may_take_from_the_idle_ones() -> None:
-    """The discarded connection is still being closed; the one that is idle is not reserved any more."""
+    """The discarded connection is still being closed; the idle one is no longer reserved."""
     scene = Scene(max_size=3, classes={"health": ClassConfig(reserved=1), "bulk": ClassConfig()})
     [kept] = scene.leases(1, "health")
     first, _ = scene.leases(2, "bulk")
@@ -138,7 +138,7 @@ def test_no_connection_is_opened_for_those_who_may_not_have_it() -> None:
 
 
 def test_connects_that_hang_leave_the_reserve_alone() -> None:
-    """A keyed pool: bulk work for an endpoint that does not answer holds no more permits than it may use."""
+    """In a keyed pool, bulk work for an endpoint that does not answer holds no more permits than it may use."""
     scene = Scene(max_size=4, features=Features(keyed=True))
     scene.slow = True
     for number in range(10):
@@ -190,7 +190,7 @@ def test_classes_share_a_multiplexed_connection_but_not_a_reserved_one() -> None
 
 
 def test_max_waiting_counts_within_the_class() -> None:
-    """A long queue of bulk work does not turn a health check away."""
+    """A long queue of bulk work does not refuse a health check."""
     scene = Scene(max_size=2, max_waiting=1)
     scene.leases(1, "bulk")
     scene.leases(1, "health")
@@ -268,7 +268,7 @@ def test_after_an_interruption_the_books_of_the_classes_are_made_anew() -> None:
     [slot] = scene.leases(1, "bulk")
     waiting = scene.ask("web")
     assert scene.core.classes is not None
-    scene.core.classes.of("bulk").held = 7  # half-way through something
+    scene.core.classes.of("bulk").held = 7  # in the middle of a step
     scene.core.endpoint.queue.by_class[scene.core.classes.of("web")].requests.clear()
     do(repair, scene.core, NOW)
     invariants.check(scene.core)

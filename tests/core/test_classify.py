@@ -1,4 +1,4 @@
-"""What an error means when the adapter has no better verdict."""
+"""The default verdict on an error."""
 
 from __future__ import annotations
 

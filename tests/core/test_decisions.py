@@ -1,4 +1,4 @@
-"""Single decisions of the core, each of which a random schedule meets only now and then."""
+"""Single decisions of the core that random schedules rarely reach."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def ask(core: Core, now: float = NOW) -> Request:
 
 
 def connects(core: Core) -> list[Slot]:
-    """The connects that the core wants now."""
+    """Return the connects that the core asks for now."""
     return [effect.slot for effect in core.take_effects() if effect.do is Do.CONNECT and effect.slot is not None]
 
 
 def leased(core: Core, now: float = NOW, capacity: int = 1) -> Slot:
-    """A fresh connection in use."""
+    """Return a new connection in use."""
     request = ask(core, now)
     [slot] = connects(core)
     core.connected(slot, object(), capacity, now)
@@ -79,7 +79,7 @@ def test_who_was_given_a_dead_connection_stands_before_those_who_came_later() ->
 
 @pytest.mark.parametrize("most", [None, 5], ids=["a few newcomers", "no limit"])
 def test_a_caller_sees_what_was_put_back_while_it_queued(most: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its look at the idle ones and its place in the queue another thread puts one back without the lock."""
+    """After it found none idle and before it queued, another thread returns one without the lock."""
 
     core = make(max_size=1, max_waiting=most)
     slot = leased(core)
@@ -118,7 +118,7 @@ def test_a_full_multiplexed_connection_takes_nobody_in() -> None:
     core = make(max_size=1)
     slot = leased(core, capacity=2)
     assert ask(core).outcome is slot
-    core.endpoint.spare[slot] = None  # as long as nobody has looked at it
+    core.endpoint.spare[slot] = None  # until the core has examined it
     assert ask(core).outcome is None
     assert slot.leases == 2
 
@@ -176,7 +176,7 @@ def test_half_of_the_idle_connections_stay_at_hand_while_the_others_are_looked_a
 
 
 def test_a_connection_handed_over_is_not_touched_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request may see it, use it and put it back without the lock before the one who serves it goes on."""
+    """The request may use and return it without the lock before the thread that serves it continues."""
 
     serve = Service.serve
 
@@ -233,7 +233,7 @@ def test_what_a_connection_was_used_for_is_counted_beyond_its_end() -> None:
 
 
 def test_a_resting_pool_keeps_no_connect_that_was_on_its_way() -> None:
-    """The pool was closed by the driver's own word for it, and stays usable: nobody would close what arrives later."""
+    """The driver's ``close()`` leaves the pool usable, so nothing would close a connection that opens later."""
     core = make(min_size=2)
     request = ask(core)
     core.settle(NOW)
@@ -273,7 +273,7 @@ def test_a_resting_pool_keeps_no_connect_whose_caller_is_gone() -> None:
 
 
 def test_a_caller_that_counted_on_a_connect_of_a_resting_pool_gets_another_one() -> None:
-    """In a keyed pool too, which looks only at endpoints of which something has changed."""
+    """This holds in a keyed pool too, which examines only endpoints that have changed."""
     core = make(features=Features(keyed=True), max_size=4)
     [coming] = do(commands.reserve, core, 1, NOW)
     request = ask(core)

@@ -1,4 +1,4 @@
-"""When a connection to one endpoint may be opened: the dialer alone, without a pool around it."""
+"""When a connection to one endpoint may be opened: the dialer alone, without a pool."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_the_usual_connect_time_sets_the_pace() -> None:
 
 
 def test_a_burst_opens_one_after_the_other_sooner_and_sooner() -> None:
-    """Not all at once after one pause: what comes back meanwhile may serve those who wait."""
+    """Not all at once after one pause: returned connections may serve the waiting callers meanwhile."""
     dialer = make()
     dialer.succeeded(0.04, current=True)
     now, opened = NOW, [NOW]

@@ -1,4 +1,4 @@
-"""The look after each step, with one endpoint and with many: in virtual time, without a pool around them."""
+"""The pass over the state after each step, with one endpoint and with many, in virtual time and without a pool."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_an_idle_connection_gives_way_to_another_pool_unless_somebody_waits_for_
 def test_after_an_interruption_all_endpoints_are_looked_at() -> None:
     board = Board(features=KEYED, max_size=2)
     request = queued(board, "a")
-    board.touched.clear()  # cut off before it was noted
+    board.touched.clear()  # interrupted before it was recorded
     board.endpoints.reorder()
     board.endpoints.settle(NOW)
     assert [one.endpoint for one in opened(board)] == [request.endpoint]

@@ -1,4 +1,4 @@
-"""Which idle connection is next, and which one too many: the lists alone."""
+"""Which idle connection is used next, and which is surplus: the lists alone."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Sleeper:
 
 
 def test_a_connect_faster_than_the_barging_window_is_not_followed_by_a_second_one() -> None:
-    """The new connection goes to the idle ones and the request is told of it: there is nothing more to open."""
+    """The new connection becomes idle and the request is notified, so no further connection is needed."""
     core = SettlingCore(PoolConfig(), Features(), name="core", barging=0.001, random=lambda: 0.5)
     request = Request(core.endpoint, 1000.0)
     request.parker = Sleeper()
@@ -34,7 +34,7 @@ def test_a_connect_faster_than_the_barging_window_is_not_followed_by_a_second_on
 
 
 def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_once() -> None:
-    """No matter which caller it was opened for: the others do not sleep out their backoff."""
+    """This holds for any caller's connect: the others do not wait for the end of the backoff."""
     core = SettlingCore(PoolConfig(min_size=3), Features(), name="core", barging=0.0, random=lambda: 1.0)
 
     def ask(now: float) -> list[Slot]:
@@ -57,7 +57,7 @@ def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_on
 
 
 def test_callers_who_share_a_connect_that_is_late_get_another_one_beside_it_one_at_a_time() -> None:
-    """A lost packet in one connect does not hold up everybody who was to have a stream of that connection."""
+    """A lost packet in one connect does not delay all callers that were to share that connection."""
     config = PoolConfig(max_size=4, connect_in_caller=True)
     core = SettlingCore(config, Features(keyed=True), name="core", barging=0.0, random=lambda: 0.5)
 
@@ -70,7 +70,7 @@ def test_callers_who_share_a_connect_that_is_late_get_another_one_beside_it_one_
     def connecting(request: Request) -> bool:
         return isinstance(request.outcome, Slot) and request.outcome.state is State.CONNECTING
 
-    core.add_endpoint("origin").streams = 100  # as it has been learnt from an earlier connection
+    core.add_endpoint("origin").streams = 100  # as known from an earlier connection
     first, second, third = (ask(1000.0) for _ in range(3))
     assert [connecting(request) for request in (first, second, third)] == [True, False, False]
     assert core.due == 1000.25

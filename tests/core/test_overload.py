@@ -1,4 +1,4 @@
-"""A core whose callers give up, in virtual time: it answers as many in time as any order could, and stays fair."""
+"""A core whose callers give up, in virtual time: it serves as many in time as any order could, and stays fair."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_deadlines_of_which_the_pool_does_not_hear_cannot_be_kept(clients: int) 
     hidden = Load(clients, impatient, told=False, hold=0.03, limit=0.1).measure(8)
     plain = Load(clients, impatient, told=False, hold=0.03, limit=0.1, settings=OFF).measure(8)
     heard = Load(clients, impatient, told=False, hold=0.03, limit=0.05).measure(8)
-    assert plain.goodput <= hidden.goodput < 0.8  # of 24 nobody times out: they wait for 90 ms
+    assert plain.goodput <= hidden.goodput < 0.8  # none of 24 times out: they wait for 90 ms
     assert heard.goodput > 0.96
 
 
@@ -167,7 +167,7 @@ def test_a_burst_of_patient_callers_is_served_in_order() -> None:
 
 
 def test_callers_that_give_up_together_do_not_make_leases_seem_short() -> None:
-    """Eight callers on four connections are cancelled at once, those with a lease first. Then the next eight come."""
+    """Eight callers on four connections are cancelled together, those with a lease first. Then eight others come."""
     load = Load(0, lambda chance, client: 0.12, size=4, hold=10.0, reconnect=0.05, pause=1e9)
     for _ in range(4):
         for client in range(8):
@@ -216,7 +216,7 @@ def test_a_server_that_becomes_slower_is_followed() -> None:
 
 
 def test_leases_that_are_long_for_their_callers_are_no_worse_than_in_order_of_arrival() -> None:
-    """Where no order gives a caller time enough, the pool measures which one answers more."""
+    """Where no order gives callers enough time, the pool measures which order serves more of them."""
 
     def brief(chance: random.Random, client: int) -> float:
         return chance.uniform(0.02, 0.06)

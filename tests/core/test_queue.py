@@ -1,4 +1,4 @@
-"""Who is next among the callers that wait for one endpoint: the queues alone, without a pool around them."""
+"""Which waiting caller of an endpoint is next: the queues alone, without a pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An error that is kept is a twin without tracebacks: it says the same and holds nobody's variables."""
+"""The pool stores a copy of an error without tracebacks: it has the same text and refers to no local variables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from poolkit.testing.servers import free_port
 
 
 class Odd(Exception):
-    """One whose constructors are not those of its arguments."""
+    """An error whose constructor takes other arguments than it stores."""
 
     def __init__(self, host: str, *, port: int) -> None:
         super().__init__(f"{host}:{port}")
@@ -70,7 +70,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_the_twin_says_what_the_error_says(error: Exception) -> None:
-    """Class, arguments, attributes and cause are the same; the error itself keeps its traceback."""
+    """Class, arguments, attributes and cause are the same. The original error keeps its traceback."""
     error.__traceback__ = None
     with pytest.raises(type(error)) as caught:
         try:
@@ -95,7 +95,7 @@ def test_the_twin_says_what_the_error_says(error: Exception) -> None:
 
 
 def test_a_group_of_errors_has_twins_inside() -> None:
-    """As anyio raises it when no address answers."""
+    """anyio raises such a group when no address answers."""
 
     async def connect() -> None:
         await anyio.connect_tcp("localhost", free_port())
@@ -123,7 +123,7 @@ def test_causes_in_a_circle_end() -> None:
 
 
 def test_of_a_chain_without_end_the_last_errors_are_kept() -> None:
-    """Each retry in the handler of the one before adds one more."""
+    """Each retry in the handler of the error before adds one."""
     error: BaseException = OSError("try 0")
     for number in range(1, 5000):
         error, before = OSError(f"try {number}"), error
@@ -131,5 +131,5 @@ def test_of_a_chain_without_end_the_last_errors_are_kept() -> None:
     kept = [str(one) for one in chain(remembered(error))]
     assert kept[:2] == ["try 4999", "try 4998"]
     assert len(kept) < 100
-    while error.__context__ is not None:  # link by link: freed at once it would be as deep as it is long
+    while error.__context__ is not None:  # link by link: freeing the chain at once would recurse too deep
         error = error.__context__

@@ -1,4 +1,4 @@
-"""Who gets which connection: the service alone, in virtual time."""
+"""Which caller gets which connection: the service alone, in virtual time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random schedules of the core in virtual time; after each step the invariants hold and nobody is stranded."""
+"""Random schedules of the core in virtual time: after each step the invariants hold, and no caller waits in vain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from poolkit._core.service import Service
 from tests.simulation import CoreSimulation, SimulationFailure
 from tests.simulation.simulate import STEPS
 
-# every seed that ever failed, with the fault it showed
+# every seed that has failed, with the fault that it showed
 FAILED_ONCE = {
     1: "a multiplexed connection was listed as idle twice",
     18: "a wake-up was lost when the woken caller gave up",
@@ -35,7 +35,7 @@ OLDER_STEPS = ("acquire", "wake_up", "release", "finish_open", "finish_check", "
 
 
 class AsItWas(CoreSimulation):
-    """The schedules in which those seeds failed: one stream of chance for all steps, no forks, no dropped leases, no
+    """The schedules in which those seeds failed: one random stream for all steps, no forks, no dropped leases, no
     classes of callers.
     """
 
@@ -61,7 +61,7 @@ def test_schedules_that_failed_once_pass(seed: int, simulation: type[CoreSimulat
 
 
 def test_a_short_schedule_that_failed_once_passes() -> None:
-    """An endpoint whose only request ``max_wait`` had refused was to get a connection."""
+    """The core was about to open a connection for an endpoint whose only request ``max_wait`` had refused."""
     CoreSimulation(241296386).run(250)
 
 
@@ -75,7 +75,7 @@ def test_fresh_random_schedules_keep_every_promise(block: int) -> None:
 
 
 def test_in_some_schedules_the_newest_come_first_for_a_while() -> None:
-    """Else the schedules would prove nothing about overload."""
+    """Otherwise the schedules would not cover overload."""
     found = [CoreSimulation(seed) for seed in range(60)]
     for one in found:
         one.run(250)
@@ -83,7 +83,7 @@ def test_in_some_schedules_the_newest_come_first_for_a_while() -> None:
 
 
 def test_a_failure_shows_the_seed_and_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulation itself can fail: it catches a core that forgets callers for a returned connection."""
+    """The simulation can fail: it detects a core that does not serve callers with a returned connection."""
     monkeypatch.setattr(Service, "place", lambda self, slot, now: None)
     with pytest.raises(SimulationFailure, match=r"seed \d+: ") as caught:
         for seed in range(20):
@@ -94,7 +94,7 @@ def test_a_failure_shows_the_seed_and_a_minimal_replay(monkeypatch: pytest.Monke
     with pytest.raises(AssertionError) as again:
         CoreSimulation(seed).replay(script)
     assert str(again.value).splitlines()[0] in str(caught.value)
-    for left_out in script:  # it is minimal
+    for left_out in script:  # the replay is minimal
         CoreSimulation(seed).replay({key: step for key, step in script.items() if key != left_out})
     monkeypatch.undo()
     CoreSimulation(seed).replay(script)

@@ -1,4 +1,4 @@
-"""How many connections a pool may have and keeps: the sizes alone, without a pool around them."""
+"""How many connections a pool may have, and how many it keeps: the sizes alone, without a pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How connections begin and end: the register alone."""
+"""How connections are registered and removed: the register alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of states: every move that is not in it is refused."""
+"""The table of states: every transition that is not in it is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The containers that callers change without the lock: the core copies them before it walks over them, and counts again
+"""The containers that callers change without the lock: the core copies them before it iterates, and counts again
 after each step.
 """
 
@@ -24,7 +24,7 @@ from tests.simulation.interleave import Interleaving, SimulatedRuntime
 
 
 class Taken(deque[Slot]):
-    """As the idle connections of a pool, of which other threads take some as soon as anybody takes one."""
+    """Like the idle connections of a pool: other threads take some as soon as one is taken."""
 
     number = 0
 
@@ -43,7 +43,7 @@ class Taken(deque[Slot]):
 
 @pytest.mark.parametrize("taken", range(7))
 def test_surplus_that_others_have_taken_meanwhile_is_not_closed(taken: int) -> None:
-    """A slot that is closed and idle at once would be handed out without a connection."""
+    """A slot that is both closed and idle would be handed out without a connection."""
     core = make(max_size=10)
     slots = [leased(core) for _ in range(6)]
     for slot in slots:
@@ -93,7 +93,7 @@ def test_a_multiplexed_connection_in_use_is_not_counted_as_idle() -> None:
 
 
 class Unwalked(deque[Slot]):
-    """Of which nobody may look at one after the other: others change it meanwhile."""
+    """A container over which no code may iterate, because other threads change it meanwhile."""
 
     def __iter__(self) -> Iterator[Slot]:
         raise AssertionError("walked over without a copy")
@@ -145,7 +145,7 @@ def test_nothing_walks_over_what_callers_change_without_the_lock(command: str) -
     held = [pool.acquire() for _ in range(5)]
     core.endpoint.idle = Unwalked(core.endpoint.idle)
     pool._leased = core.leased = UnwalkedDict(dict.items(core.leased))
-    core.moved.append(True)  # the paths without the lock are to use what has been put in the place of the real ones
+    core.moved.append(True)  # the paths without the lock must use the containers that replace the real ones
     pool._gate.step(pool._fast.outdate)
     for connection in held[:3]:
         pool.release(connection)
@@ -168,7 +168,7 @@ SAFE = {
 
 
 def walked(tree: ast.AST) -> Iterator[ast.expr]:
-    """Whatever is gone through one after the other, by Python or by a function."""
+    """Return what a node iterates over, by a loop or by a function."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)):
             yield node.iter
@@ -183,7 +183,7 @@ def walked(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def shared(what: ast.expr) -> str | None:
-    """How a shared container is written that is walked over without a copy."""
+    """Return the source text of a shared container that is iterated without a copy."""
     while isinstance(what, ast.Call) and isinstance(what.func, ast.Attribute):
         if what.func.attr not in ("values", "keys", "items"):
             return None  # among them copy()
@@ -192,13 +192,13 @@ def shared(what: ast.expr) -> str | None:
 
 
 def bare_walks(source: str, file: str) -> list[str]:
-    """The walks over shared containers in a source that are not known to be safe."""
+    """Return the iterations over shared containers in a source that are not known to be safe."""
     texts = [text for one in walked(ast.parse(source)) if (text := shared(one)) is not None]
     return [text for text in texts if (file, text) not in SAFE]
 
 
 def test_no_line_walks_over_what_another_thread_may_change() -> None:
-    """Without the GIL that raises in up to nine of ten tries: ``deque mutated during iteration``."""
+    """Without the GIL it fails in up to nine of ten tries: ``deque mutated during iteration``."""
     package = Path(poolkit.__file__).parent
     files = [*package.rglob("*.py"), *(package.parent / "poolkit_adapters").rglob("*.py")]
     assert len(files) > 150

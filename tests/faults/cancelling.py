@@ -22,7 +22,7 @@ Act = Callable[[], Awaitable[Any]]
 
 
 class Swallowed(AssertionError):
-    """The cancellation was accepted and not delivered; ``inside``: where the task was suspended each time."""
+    """The cancellation was accepted but not delivered. ``inside``: where the task was suspended each time."""
 
     def __init__(self, inside: list[str]) -> None:
         super().__init__(f"the cancellation was accepted and swallowed in {inside}")
@@ -34,12 +34,12 @@ class Points:
 
     def __init__(self, at_point: Callable[[int], object]) -> None:
         self.count = 0
-        self.thrown = 0  # errors that came from outside, such as cancellations
+        self.thrown = 0  # errors from outside, such as cancellations
         self._at_point = at_point
 
     @types.coroutine
     def drive(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Run ``coroutine`` inside the calling task."""
+        """Run ``coroutine`` in the calling task."""
         send, value = coroutine.send, None
         while True:
             try:
@@ -109,7 +109,7 @@ async def natively_twice(point: int, act: Act) -> bool:
 
 
 async def by_scope(point: int, act: Act) -> bool:
-    """Level cancellation: every further suspension inside is cancelled too."""
+    """Level cancellation: every further suspension in the scope is cancelled too."""
     struck = False
 
     def strike(number: int) -> None:
@@ -130,7 +130,7 @@ async def by_scope(point: int, act: Act) -> bool:
 
 
 async def by_timeout(point: int, act: Act) -> bool:
-    """``asyncio.timeout`` (Python 3.11) that runs out in this very moment."""
+    """``asyncio.timeout`` (Python 3.11) that expires at this moment."""
     inside: list[str] = []
 
     def strike(number: int) -> None:
@@ -156,7 +156,7 @@ async def by_timeout(point: int, act: Act) -> bool:
 
 
 async def by_wait_for(point: int, act: Act) -> bool:
-    """``asyncio.wait_for`` whose time is up in this very moment."""
+    """``asyncio.wait_for`` that expires at this moment."""
     loop = asyncio.get_running_loop()
     inside: list[str] = []
     timers: list[asyncio.TimerHandle] = []
@@ -196,7 +196,7 @@ async def by_wait_for(point: int, act: Act) -> bool:
         return True
     finally:
         del loop.call_at
-    if points.thrown and not _lossy(inside):  # else it was done in the same moment
+    if points.thrown and not _lossy(inside):  # otherwise it ended at the same moment
         raise Swallowed(inside)
     return bool(inside)
 
@@ -205,16 +205,16 @@ _AGES = 1e6  # seconds
 
 
 def _lossy(inside: list[str]) -> bool:
-    """Up to Python 3.11 wait_for loses a cancellation when what it waits for is just done (python/cpython#81839)."""
+    """Up to Python 3.11 wait_for loses a cancellation if the awaited call has just ended (python/cpython#81839)."""
     return sys.version_info < (3, 12) and "asyncio.tasks wait_for" in inside
 
 
 def _innermost(awaited: Any) -> str:
-    """Module and function in which a coroutine is suspended."""
+    """Return the module and function in which a coroutine is suspended."""
     frame = None
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None) or frame
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
         if awaited is not None and frame is not None and frame.f_code is _ENTER:
-            awaited = frame.f_locals["self"].gen.ag_await  # what it waits for does not name its generator
+            awaited = frame.f_locals["self"].gen.ag_await  # the awaited object does not name its generator
     return "" if frame is None else f"{frame.f_globals.get('__name__')} {frame.f_code.co_name}"

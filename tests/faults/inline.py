@@ -1,4 +1,4 @@
-"""A world with one thread and virtual time: background jobs run while the caller sleeps, or when time is passed."""
+"""A runtime with one thread and virtual time: background jobs run while the caller sleeps, or as time passes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class InlineRuntime:
         return f"caller {caller}"
 
     def run_jobs(self) -> None:
-        """Everything that other threads would do now. They are not those that are interrupted."""
+        """Run everything that other threads would do now. This code is not interrupted."""
         with spared():
             while self.jobs:
                 job, args = self.jobs.popleft()
@@ -52,7 +52,7 @@ class InlineRuntime:
                 del job, args
 
     def until(self, woken: Callable[[], bool], deadline: float) -> None:
-        """Let time pass, and happen what happens meanwhile, until ``woken()`` or ``deadline``."""
+        """Let time pass and run what is due, until ``woken()`` or ``deadline``."""
         while True:
             self.run_jobs()
             if woken():

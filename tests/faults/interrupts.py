@@ -25,11 +25,11 @@ _KIT = _ENGINE + "testing" + os.sep
 
 
 class Interrupt(BaseException):
-    """As KeyboardInterrupt, or the soft time limit of a task queue."""
+    """An interrupt, like KeyboardInterrupt or the soft time limit of a task queue."""
 
 
 class _Trap:
-    """Counts bytecodes in the files below ``roots`` and raises before the n-th; but in finalizers it would be vain."""
+    """Counts bytecodes in the files below ``roots`` and raises before the n-th, except in finalizers."""
 
     def __init__(self, at: int, roots: tuple[str, ...]) -> None:
         self.left = at
@@ -78,7 +78,7 @@ _trap: _Trap | None = None
 
 @contextmanager
 def spared() -> Iterator[None]:
-    """What runs inside is not interrupted: it stands for what others do."""
+    """Do not interrupt the code in this block, which stands for other threads."""
     trap = _trap
     if trap is not None:
         trap.paused += 1
@@ -107,7 +107,7 @@ def _sprung_by(trap: _Trap) -> Iterator[None]:
                 monitoring.free_tool_id(_TOOL)
         else:
             before = sys.gettrace()
-            sys._getframe().f_trace_opcodes = True  # Python 3.12 looks at this when tracing begins
+            sys._getframe().f_trace_opcodes = True  # Python 3.12 reads this when tracing begins
             sys.settrace(trap.called)
             try:
                 yield
@@ -119,7 +119,7 @@ def _sprung_by(trap: _Trap) -> Iterator[None]:
 
 def _in_finalizer(frame: FrameType | None) -> bool:
     if frame is not None and frame.f_code.co_flags & inspect.CO_GENERATOR and frame.f_lineno is None:
-        return True  # Python 3.12: a generator that is dropped unfinished runs its handler, which stands on no line
+        return True  # Python 3.12: a generator that is dropped unfinished runs its handler, which has no line
     while frame is not None:
         if frame.f_code.co_name == "__del__":
             return True
@@ -135,7 +135,7 @@ def interrupted_at(
     AssertionError if the interruption was swallowed.
     """
     trap = _Trap(at, roots)
-    context = contextvars.copy_context()  # an interrupted end of ``with priority(...)`` is not to reach other tests
+    context = contextvars.copy_context()  # an interrupted end of ``with priority(...)`` must not affect other tests
     delivered = False
     try:
         with _sprung_by(trap):
@@ -147,7 +147,7 @@ def interrupted_at(
 
 
 def place_of(place: tuple[CodeType, int] | None) -> str:
-    """File, function, line and bytecode, for messages."""
+    """Return file, function, line and bytecode, for messages."""
     if place is None:
         return "nowhere"
     code, offset = place
@@ -156,13 +156,13 @@ def place_of(place: tuple[CodeType, int] | None) -> str:
 
 
 def line_of(place: tuple[CodeType, int]) -> str:
-    """The source of the line."""
+    """Return the source of the line."""
     code, offset = place
     number = next((line for start, end, line in code.co_lines() if start <= offset < end), None)
     return linecache.getline(code.co_filename, number or 0)
 
 
 def opcode_at(place: tuple[CodeType, int]) -> str:
-    """The name of the bytecode."""
+    """Return the name of the bytecode."""
     code, offset = place
     return next((i.opname for i in dis.get_instructions(code) if i.offset == offset), "?")

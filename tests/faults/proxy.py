@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that breaks on command: what a network, a firewall or a dying server does.
+"""A TCP proxy on loopback with faults on command: those of a network, a firewall or a dying server.
 
 It runs an event loop in a thread of its own, so sync and async tests use it alike. Every property may be
 changed while connections are open; the change holds for the next bytes of old connections too.
@@ -31,9 +31,9 @@ class _Link:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
         self.target: asyncio.StreamWriter | None = None
-        peer = client.get_extra_info("peername")  # None: the client was gone before it was accepted
+        peer = client.get_extra_info("peername")  # None: the client had left before it was accepted
         self.port: int = 0 if peer is None else peer[1]
-        self.gone: Literal["", "silent", "reset"] = ""  # what the peer does with packets, having gone or forgotten it
+        self.gone: Literal["", "silent", "reset"] = ""  # how a peer that has left treats packets
 
     def end(self, *, reset: bool) -> None:
         for writer in (self.client, self.target):
@@ -81,17 +81,17 @@ class FaultProxy:
         self._server: asyncio.AbstractServer | None = None
         self._loop = LoopThread("fault-proxy")
 
-    # Use.
+    # For tests.
 
     def start(self) -> FaultProxy:
-        """Listen; ``port`` is then known and stays the same."""
+        """Listen. From then on ``port`` is known and does not change."""
         self.port = free_port()
         self._loop.start()
         self._loop.run(self._listen())
         return self
 
     def stop(self) -> None:
-        """Close everything and end the thread."""
+        """Close all connections and end the thread."""
         if self._loop.stopped:
             return
         self._loop.run(self._close())
@@ -134,19 +134,19 @@ class FaultProxy:
         self._loop.call(change)
 
     def cut(self) -> int:
-        """Close all connections in good order (FIN); return how many. New ones are accepted."""
+        """Close all connections in an orderly way (FIN) and return how many. New ones are accepted."""
         return self._end_all(reset=False)
 
     def reset(self) -> int:
-        """Break all connections (RST); return how many. New ones are accepted."""
+        """Reset all connections (RST) and return how many. New ones are accepted."""
         return self._end_all(reset=True)
 
     def freeze(self) -> int:
-        """The connections open now pass nothing on any more and are not closed; return how many. New ones work."""
+        """Relay no further data on the connections open now, but do not close them. Return how many. New ones work."""
         return self._end_all(gone="silent")
 
     def thaw(self) -> int:
-        """Break (RST) the connections that :meth:`freeze` has left; return how many."""
+        """Reset (RST) the connections that :meth:`freeze` has left, and return how many."""
 
         def end() -> int:
             frozen = [link for link in self._links if link.gone == "silent"]
@@ -157,10 +157,10 @@ class FaultProxy:
         return self._loop.call(end)
 
     def forget(self) -> int:
-        """The connections open now are broken (RST) by the client's next packet; return how many. New ones work."""
+        """Answer the client's next packet on each connection open now with RST. Return how many. New ones work."""
         return self._end_all(gone="reset")
 
-    # How it is done.
+    # Implementation.
 
     def _end_all(self, *, reset: bool = False, gone: Literal["", "silent", "reset"] = "") -> int:
         async def end() -> int:
@@ -169,7 +169,7 @@ class FaultProxy:
                 link.gone = gone
                 if not gone:
                     link.end(reset=reset)
-            # close() acts in the loop's next round; the caller may look at its socket right after us.
+            # close() acts in the next iteration of the loop; the caller may examine its socket right after this call
             await asyncio.sleep(0.005)
             return len(links)
 
@@ -223,7 +223,7 @@ class FaultProxy:
             ]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
-            pass  # the target is down: the client sees its connection closed
+            pass  # the target is down: close the client's connection
         finally:
             for way in ways:
                 way.cancel()

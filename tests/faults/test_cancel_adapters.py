@@ -36,7 +36,7 @@ Way = Callable[[int, Act], Awaitable[bool]]
 
 
 WAYS: list[Way] = [natively, natively_twice, by_scope]
-# the full set where no connect makes it long
+# the full set where no connect makes it slow
 WARM = [*WAYS, by_wait_for, *([by_timeout] if sys.version_info >= (3, 11) else [])]
 
 
@@ -91,7 +91,7 @@ async def _together(ask: Ask, wanted: list[int]) -> list[int]:
 
 
 async def _all_is_well(ask: Ask, engine: Any, numbers: Any) -> None:
-    for _ in range(10 // SIZE):  # as many at once as the pool has places
+    for _ in range(10 // SIZE):  # as many at once as the pool has slots
         wanted = [next(numbers) for _ in range(SIZE)]
         answers = await _together(ask, wanted)
         assert answers == wanted, f"asked for {wanted}, got {answers}"
@@ -107,7 +107,7 @@ async def _all_is_well(ask: Ask, engine: Any, numbers: Any) -> None:
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
-    """asyncio, without the noise of drivers that leave the error of a cancelled connect unread."""
+    """Run it on asyncio, without the warnings of drivers that leave the error of a cancelled connect unread."""
 
     async def quiet() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
@@ -251,7 +251,7 @@ def test_redis(redis_server: RedisServer, scene: str, warm: bool) -> None:
 
 
 async def _while_exhausted(pool: Any, ask: Ask) -> None:
-    """Cancelled while it waits for a place, or just when it got one."""
+    """Cancelled while it waits for a connection, or just when it got one."""
     numbers = itertools.count(1)
     for delay in range(12):
         held = [await pool.get_connection() for _ in range(SIZE)]
@@ -322,7 +322,7 @@ def test_httpx(http_server: HTTPServer, scene: str, warm: bool, backend: str) ->
 
 
 async def _swallowed_by_httpx(url: str) -> set[str]:
-    """The places in which a cancellation of a request through httpx's own transport gets lost.
+    """Return the places in which a cancellation of a request through httpx's own transport is lost.
 
     On Python 3.10 that is the end of the task group in anyio's connect_tcp. What is lost there is not ours to keep.
     """

@@ -1,4 +1,4 @@
-"""Cancel each operation of an asynchronous cluster at its 1st, 2nd, ... suspension until it gets to its end.
+"""Cancel each operation of an asynchronous cluster at its 1st, 2nd, ... suspension until it runs to its end.
 
 After each: the cancellation was delivered, every place of every node can be had, nobody else's connection was touched,
 nobody is left waiting, and the invariants hold. As in ``test_cancel_everywhere``, which does it for one pool.
@@ -27,7 +27,7 @@ WHOLE = SIZE * len(NODES)
 
 
 class Slow(Discovery):
-    """Takes a moment to find the nodes."""
+    """A discovery that takes a moment to find the nodes."""
 
     async def find(self, last: Found | None) -> Found:  # type: ignore[override]
         await anyio.sleep(TICK)
@@ -35,7 +35,7 @@ class Slow(Discovery):
 
 
 class Stage:
-    """A cluster before the scene; one connection is somebody else's throughout."""
+    """A cluster before the scene. Another caller holds one connection throughout."""
 
     other: FakeConnection | None = None
 
@@ -55,7 +55,7 @@ class Stage:
         return self
 
     async def quiet(self) -> None:
-        """What goes on in the background comes to its end."""
+        """Wait for the end of the background work."""
         for _ in range(2000):
             await anyio.sleep(TICK)
             stats = self.cluster.stats()
@@ -80,7 +80,7 @@ class Stage:
         await self.ended()
 
     async def ended(self) -> None:
-        """Close, and nothing is left."""
+        """Close, and check that nothing is left."""
         await self.cluster.close()
         for _ in range(2000):
             if not any(connector.live or connector.dialling for connector in self.connectors.values()):
@@ -110,7 +110,7 @@ async def _lease(stage: Stage) -> Act:
 
 
 async def _lease_when_full(stage: Stage) -> Act:
-    """All others come back while the caller waits."""
+    """All other connections are returned while the caller waits."""
     held = [await stage.cluster.lease() for _ in range(WHOLE - 1)]
 
     async def act() -> None:
@@ -123,7 +123,7 @@ async def _lease_when_full(stage: Stage) -> Act:
 
 
 def _give(lease: Any) -> None:
-    """A close that is not suspended anywhere: what is to be reset goes on in the background."""
+    """A close that never suspends: a reset goes on in the background."""
     try:
         lease.close().send(None)
     except StopIteration:
@@ -177,7 +177,7 @@ SCENES: dict[str, Callable[[Stage], Awaitable[Act]]] = {
 @pytest.mark.parametrize(("backend", "way"), WAYS)
 @pytest.mark.parametrize("scene", SCENES)
 def test_cancelled_callers_of_a_cluster_cost_nothing(scene: str, backend: str, way: Way) -> None:
-    """Their places pass on, the cancelled connect goes to somebody else."""
+    """Their slots serve others, and the cancelled connect serves another caller."""
 
     async def play(point: int) -> bool:
         stage = await Stage(eject_after=1).begin()
@@ -196,7 +196,7 @@ def test_cancelled_callers_of_a_cluster_cost_nothing(scene: str, backend: str, w
 
 @pytest.mark.parametrize(("backend", "way"), WAYS)
 def test_a_cancelled_first_look_of_the_discovery_is_looked_again(backend: str, way: Way) -> None:
-    """The next caller asks for itself."""
+    """The next caller asks the discovery itself."""
 
     async def play(point: int) -> bool:
         stage = Stage(nodes=Slow())
@@ -215,7 +215,7 @@ def test_a_cancelled_first_look_of_the_discovery_is_looked_again(backend: str, w
 @pytest.mark.parametrize(("backend", "way"), WAYS)
 @pytest.mark.parametrize("end", ["close", "drain"])
 def test_a_cancelled_close_of_a_cluster_admits_nobody_and_can_be_called_again(end: str, backend: str, way: Way) -> None:
-    """Then every node's pool is closed."""
+    """After that call every node's pool is closed."""
 
     async def play(point: int) -> bool:
         stage = await Stage().begin()

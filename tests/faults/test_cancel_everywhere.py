@@ -1,4 +1,4 @@
-"""Cancel each asynchronous operation of the engine at its 1st, 2nd, ... suspension until it gets to its end.
+"""Cancel each asynchronous operation of the engine at its 1st, 2nd, ... suspension until it runs to its end.
 
 After each: the cancellation was delivered, the whole capacity is there at once, nobody else's connection was
 touched, and the invariants hold.
@@ -21,14 +21,14 @@ from poolkit.testing import AsyncFakeConnector, FakeConnection
 from tests.faults.cancelling import by_scope, by_timeout, by_wait_for, natively, natively_twice
 
 SIZE = 3
-MOST = 60  # suspensions; an operation that has more of them is not what this test takes it for
+MOST = 60  # suspensions; no operation of this test should have more
 TICK = 0.0005
 
 Act = Callable[[], Awaitable[Any]]
 
 
 class Stage:
-    """A pool before the scene; one connection is somebody else's throughout."""
+    """A pool before the scene. Another caller holds one connection throughout."""
 
     pool: AsyncPool[FakeConnection]
     other: FakeConnection
@@ -50,7 +50,7 @@ class Stage:
         return self
 
     async def quiet(self) -> None:
-        """What goes on in the background comes to its end."""
+        """Wait for the end of the background work."""
         await anyio.sleep(TICK)
         for _ in range(2000):
             stats = self.pool.stats()
@@ -75,7 +75,7 @@ class Stage:
         await self.ended()
 
     async def ended(self) -> None:
-        """Close, and nothing is left."""
+        """Close, and check that nothing is left."""
         await self.pool.close()
         await self.quiet()
         self.pool.check_books()
@@ -101,7 +101,7 @@ async def _acquire(stage: Stage) -> Act:
 
 
 async def _acquire_when_full(stage: Stage) -> Act:
-    """Both others come back while the caller waits."""
+    """Both other connections are returned while the caller waits."""
     held = [await stage.pool.acquire() for _ in range(SIZE - 1)]
 
     async def act() -> None:
@@ -156,7 +156,7 @@ ENDS: dict[str, Callable[[AsyncPool[FakeConnection]], Awaitable[Any]]] = {
 
 
 def soon(call: Callable[[], object]) -> None:
-    """Soon, in a moment when the caller is suspended."""
+    """Run it soon, while the caller is suspended."""
     try:
         asyncio.get_running_loop().call_soon(call)
     except RuntimeError:
@@ -174,7 +174,7 @@ Way = Callable[[int, Act], Awaitable[bool]]
 
 
 def everywhere(backend: str, way: Way, scene: Callable[[int], Awaitable[bool]]) -> int:
-    """Points at which ``scene`` was cancelled."""
+    """Return the number of points at which ``scene`` was cancelled."""
 
     async def main() -> int:
         point = 1
@@ -202,7 +202,7 @@ def test_cancelled_callers_cost_nothing(world: str, scene: str, backend: str, wa
 
     points = everywhere(backend, way, play)
     full = scene == "warm_up" and WORLDS[world].get("idle")
-    if not full and scene not in {"release with a close", "acquire"}:  # those may not be suspended at all
+    if not full and scene not in {"release with a close", "acquire"}:  # these may not suspend at all
         assert points, "there was nothing to cancel"
 
 

@@ -1,4 +1,4 @@
-"""An exception between any two bytecodes of an adapter's own code costs no place in the pool either."""
+"""An exception between any two bytecodes of an adapter's own code loses no slot of the pool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOTS = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (po
 
 
 @pytest.mark.usefixtures("no_collector")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections that the interrupted have dropped
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections that interrupted callers have dropped
 def test_pooled_database(tmp_path: Path) -> None:
     with PooledDatabase(sqlite3, tmp_path / "file.db", max_size=SIZE, acquire_timeout=5.0) as database:
         database.poolkit._core.recheck_interval = 0.002  # seconds between audits, else 1

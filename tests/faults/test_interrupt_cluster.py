@@ -37,7 +37,7 @@ pytestmark = [
 
 
 class Stage:
-    """A cluster of two nodes of two places before the scene; one connection is somebody else's throughout."""
+    """A cluster of two nodes with two slots each, before the scene. Another caller holds one connection throughout."""
 
     def __init__(self, *, idle: int = 0, **settings: Any) -> None:
         self.runtime = InlineRuntime()
@@ -60,7 +60,7 @@ class Stage:
         )  # fmt: skip
 
     def queue(self, role: str | None = None) -> NodeRequest:
-        """Another request that has to wait."""
+        """Add another request that must wait."""
         cluster = self.cluster
         caller = NodeRequest(role, None, self.runtime.clock.now)
         caller.parker = self.runtime.parker()
@@ -69,7 +69,7 @@ class Stage:
         return caller
 
     def leave(self, caller: NodeRequest) -> None:
-        """The waiting request must have been served and woken by now; it leaves."""
+        """Check that the waiting request was served and woken; then it leaves."""
         self.runtime.until(lambda: caller.outcome is not None, self.runtime.clock.now + SOON)
         assert isinstance(caller.outcome, NodeEntry), f"the one who waited got {caller.outcome!r}"
         assert caller.parker is not None
@@ -77,7 +77,7 @@ class Stage:
         self.cluster._gate.step(self.cluster._core.abandon, caller, self.runtime.clock.now)
 
     def all_is_well(self, *, missing: int = 0) -> None:
-        """Every place of every node can be had, nobody's connection was touched, and the invariants hold."""
+        """Check that every slot of every node can be used, no other connection was changed, and the invariants hold."""
         whole = SIZE * len(NODES)
         assert not self.other.closed, "somebody else's connection was closed"
         leases = [self.cluster.lease(timeout=SOON) for _ in range(whole - 1 - missing)]
@@ -97,7 +97,7 @@ class Stage:
 
 
 def in_the_tail_of_acquire(place: tuple[CodeType, int]) -> bool:
-    """The connection is on lease, only the return is left: as if interrupted in the caller, who has it then."""
+    """Return whether only the return of acquire() is left: as if interrupted in the caller, which has it then."""
     return place[0].co_name == "acquire" and opcode_at(place).startswith(("LOAD_FAST", "LOAD_ATTR", "RETURN_VALUE"))
 
 
@@ -108,7 +108,7 @@ def everywhere(
     least: int,
     roots: tuple[str, ...] = CLUSTER,
 ) -> None:
-    """Interrupt ``scene`` at its 1st, 2nd, ... bytecode until it gets to its end."""
+    """Interrupt ``scene`` at its 1st, 2nd, ... bytecode until it runs to its end."""
     at = tails = 0
     while True:
         at += 1
@@ -142,13 +142,13 @@ WORLDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("world", ["connects", "by latency"])
 def test_acquire(world: str) -> None:
-    """A connection that nobody has taken goes to the next one."""
+    """A connection that no caller has taken serves the next one."""
     everywhere(lambda: Stage(**WORLDS[world]), lambda stage: lambda: stage.cluster.acquire(timeout=SOON), least=150)
 
 
 @pytest.mark.parametrize("world", ["idle", "told to listeners, roles known"])
 def test_lease_and_its_exit(world: str) -> None:
-    """The whole way of a block."""
+    """A whole ``with`` block."""
 
     def scene(stage: Stage) -> Callable[[], object]:
         def act() -> None:
@@ -161,7 +161,7 @@ def test_lease_and_its_exit(world: str) -> None:
 
 
 def test_lease_and_its_exit_with_the_nodes_pool() -> None:
-    """Interrupted in the pool's code too."""
+    """The pool's code is interrupted too."""
 
     def scene(stage: Stage) -> Callable[[], object]:
         def act() -> None:
@@ -183,7 +183,7 @@ ENDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(("end", "waiting"), [*((end, 2) for end in ENDS), ("sound", 0)])
 def test_lease_close(end: str, waiting: int) -> None:
-    """Those who wait get the places; a node that is ejected by it comes back."""
+    """Waiting callers get the slots; a node that it ejects comes back."""
 
     def scene(stage: Stage) -> Callable[[], object]:
         leases = [stage.cluster.lease() for _ in range(3)]
@@ -197,7 +197,7 @@ def test_lease_close(end: str, waiting: int) -> None:
                 lease.close(**ENDS[end])
             finally:
                 with spared():
-                    lease.close()  # as the finally of a caller would
+                    lease.close()  # as the ``finally`` of a caller would
                     for one in rest:
                         one.close()
 
@@ -207,7 +207,7 @@ def test_lease_close(end: str, waiting: int) -> None:
 
 
 def test_release() -> None:
-    """Of what acquire() gave, with the pool's code."""
+    """Releases what acquire() returned; the pool's code is interrupted too."""
 
     def scene(stage: Stage) -> Callable[[], object]:
         cluster = stage.cluster
@@ -220,7 +220,7 @@ def test_release() -> None:
                 cluster.release(connection)
             finally:
                 with spared():
-                    if id(connection) in cluster._leases:  # had not begun: the caller has it still
+                    if id(connection) in cluster._leases:  # had not begun: the caller still has it
                         cluster.release(connection)
                     for one in rest:
                         one.close()
@@ -231,7 +231,7 @@ def test_release() -> None:
 
 
 def test_a_lease_that_is_waited_for() -> None:
-    """From a full cluster, while others return."""
+    """The cluster is full, and others return connections."""
 
     def scene(stage: Stage) -> Callable[[], object]:
         for lease in [stage.cluster.lease() for _ in range(3)]:
@@ -260,7 +260,7 @@ def test_a_lease_elsewhere_after_a_node_has_refused() -> None:
 
 
 def test_close_cut_short_can_be_called_again() -> None:
-    """All who wait hear of it, every pool is closed."""
+    """Every waiting caller gets an error, and every pool is closed."""
     at, place = 0, None
     while at == 0 or place is not None:
         at += 1

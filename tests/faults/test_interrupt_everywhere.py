@@ -24,7 +24,7 @@ from tests.faults.interrupts import interrupted_at, line_of, opcode_at, place_of
 from tests.support.story import Story
 
 pytestmark = [
-    pytest.mark.timeout(180),  # thousands of interrupts each
+    pytest.mark.timeout(180),  # thousands of interrupts in each test
     pytest.mark.usefixtures("no_collector"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # leases that interrupted callers have dropped
 ]
@@ -34,7 +34,7 @@ SOON = 3.0
 
 
 class Stage:
-    """A pool before the scene that is interrupted: one connection is somebody else's throughout."""
+    """A pool before the scene that is interrupted. Another caller holds one connection throughout."""
 
     def __init__(
         self, *, idle: int = 0, features: dict[str, Any] | None = None, told: int = 0, **settings: Any
@@ -55,7 +55,7 @@ class Stage:
         self.runtime.run_jobs()
 
     def queue(self) -> Request:
-        """Somebody else asks and has to wait."""
+        """Add another caller that must wait."""
         pool = self.pool
         request = Request(pool._endpoint, self.runtime.clock.now, 2)
         request.parker = self.runtime.parker()
@@ -63,7 +63,7 @@ class Stage:
         return request
 
     def leave(self, request: Request) -> None:
-        """The one who waited must have been served by now; it gives back."""
+        """Check that the waiting caller was served; then it returns its connection."""
         pool = self.pool
         wait_until = self.runtime.clock.now + SOON
         self.runtime.until(lambda: request.outcome is not None, wait_until)
@@ -76,7 +76,7 @@ class Stage:
         pool.release(slot.connection)
 
     def all_is_well(self, *, missing: int = 0, untold: bool = False) -> None:
-        """The whole capacity can be had, nobody's connection was touched, and the invariants hold.
+        """Check that the whole capacity can be used, no other connection was changed, and the invariants hold.
 
         ``untold``: the listener itself was interrupted.
         """
@@ -100,7 +100,7 @@ class Stage:
 
 
 def in_the_tail_of_acquire(place: tuple[CodeType, int]) -> bool:
-    """The connection is on lease, only the return is left: as if interrupted in the caller, who has it then.
+    """Return whether only the return of acquire() is left: as if interrupted in the caller, which has it then.
 
     CPython delivers no asynchronous exception there (only at calls, at jumps back and at the begin of functions).
     """
@@ -113,7 +113,7 @@ _TELLS = ("deliver(first)", "deliver(event)", "deliver(told)", "self._handle(ite
 
 
 def at_a_listener(place: tuple[CodeType, int]) -> bool:
-    """The next call is the listener's: as if interrupted in that, which has heard of the event then.
+    """Return whether the next call is the listener's: as if interrupted in the listener, which has the event then.
 
     CPython delivers no asynchronous exception between what is written down before a call and the call.
     """
@@ -121,7 +121,7 @@ def at_a_listener(place: tuple[CodeType, int]) -> bool:
 
 
 def everywhere(make: Callable[[], Stage], scene: Callable[[Stage], Callable[[], object]], *, least: int) -> None:
-    """Interrupt ``scene`` at its 1st, 2nd, ... bytecode until it gets to its end."""
+    """Interrupt ``scene`` at its 1st, 2nd, ... bytecode until it runs to its end."""
     at = 0
     tails = 0
     while True:
@@ -141,7 +141,7 @@ def everywhere(make: Callable[[], Stage], scene: Callable[[Stage], Callable[[], 
                 missing, tails = 1, tails + 1
             for request in requests:
                 stage.leave(request)
-            # a connection that was opened, but not yet entered, is the garbage collector's
+            # a connection that was opened but not yet registered is left to the garbage collector
             stage.connector.strays = 1  # type: ignore[attr-defined]
             stage.all_is_well(missing=missing, untold=at_a_listener(place))
         except BaseException as error:
@@ -160,7 +160,7 @@ WORLDS: dict[str, dict[str, Any]] = {
     "told to listeners": {"idle": 2, "told": 2},
     "connects, told": {"told": 1},
     "tracing": {"idle": 1, "debug": True},
-    # a place that was not given back to the class would be missed: it may have just the whole pool
+    # the class may have exactly the whole pool, so a slot that is not given back to it would be noticed
     "of a class": {"idle": 1, "classes": {"bulk": ClassConfig(limit=SIZE)}, "default_class": "bulk"},
 }
 
@@ -186,7 +186,7 @@ def test_lease_and_its_exit(world: str) -> None:
 
 
 HANDED_OVER: dict[str, Any] = {"barging_window": 0, "check_after_idle": None}
-"""Those who wait get the connection itself: they are not told to come and look."""
+"""Waiting callers get the connection itself; they are not woken to look for one."""
 
 ENDS: dict[str, dict[str, Any]] = {
     "sound": {},
@@ -215,7 +215,7 @@ def test_release(end: str, waiting: int, resets: bool) -> None:
                 act()
             finally:
                 with spared():
-                    if id(connection) in stage.pool._leased:  # had not begun: the caller has it still
+                    if id(connection) in stage.pool._leased:  # had not begun: the caller still has it
                         stage.pool.release(connection)
                     stage.pool.release(third)
 
@@ -240,7 +240,7 @@ def test_lease_close(end: str, waiting: int, told: int) -> None:
                 lease.close(**ENDS[end])
             finally:
                 with spared():
-                    lease.close()  # as the finally of a caller would
+                    lease.close()  # as the ``finally`` of a caller would
                     third_close()
 
         return act
@@ -259,7 +259,7 @@ def test_acquire_from_a_full_pool_while_another_returns() -> None:
 
 
 def test_the_start_of_the_housekeeping_thread() -> None:
-    """Wherever it is interrupted, the next one who asks gets it."""
+    """Wherever it is interrupted, the next caller is served."""
     at, place = 0, None
     while at == 0 or place is not None:
         at += 1

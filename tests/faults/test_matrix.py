@@ -22,8 +22,8 @@ from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector
 
 SIZE = 2
 SLOW = 0.001
-PATIENCE = 0.02  # what a caller waits while something never returns
-GRACE = 60.0  # seconds that a busy machine may take for anything; a hang takes for ever
+PATIENCE = 0.02  # how long a caller waits while something never returns
+GRACE = 60.0  # seconds that anything may take on a busy machine; a hang takes for ever
 LIMITS: dict[str, Any] = {
     "max_size": SIZE,
     "acquire_timeout": PATIENCE,
@@ -61,7 +61,7 @@ def heal(connector: Any) -> None:
 
 
 class Listener:
-    """Fails, dawdles, or (in a thread) does not come back until it is let go."""
+    """A listener that fails, is slow, or (in a thread) does not return until it is released."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
@@ -99,7 +99,7 @@ def threaded(faults: Combination) -> None:
         pool.add_listener(listener)
     harm(connector, faults)
     wrong: list[object] = []
-    # what hangs in the caller's own thread holds it up; connects and closes do not happen there
+    # what hangs in the caller's own thread delays it; connects and closes run elsewhere
     hangs = "never" in (faults[1], faults[2], faults[4])
 
     def caller(discard: bool) -> None:
@@ -151,7 +151,7 @@ def threaded(faults: Combination) -> None:
 
 async def looped(faults: Combination) -> None:
     connector = AsyncFakeConnector()
-    # a listener that never returned would stop the loop itself: nothing a pool could do about it
+    # a listener that never returns would block the loop itself, which no pool can prevent
     listener = Listener("slow" if faults[4] == "never" else faults[4])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -197,7 +197,7 @@ async def looped(faults: Combination) -> None:
 
 @pytest.fixture(autouse=True)
 def quiet_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Listeners that fail are logged, some hundred times."""
+    """Silence the log: failing listeners are logged some hundred times."""
     caplog.set_level("CRITICAL", logger="poolkit")
 
 

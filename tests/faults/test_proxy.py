@@ -1,4 +1,4 @@
-"""The fault-injecting proxy does what its words say."""
+"""Each mode of the fault proxy does what its description says."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_it_serves_an_event_loop_too(proxy: FaultProxy) -> None:
 
 
 def test_connections_that_are_accepted_while_it_stops_are_closed(proxy: FaultProxy) -> None:
-    """None of them is left to the garbage collector, whose warning would fail another test."""
+    """None of them is left to the garbage collector, which would warn in another test."""
     busy, go_on = threading.Event(), threading.Event()
 
     def block() -> None:

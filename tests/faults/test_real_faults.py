@@ -1,4 +1,4 @@
-"""The promises, on real drivers and servers under real faults: nobody gets another's reply, capacity comes back."""
+"""Real drivers and servers under real faults: no caller gets another's reply, and the capacity comes back."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def servers(_servers: World) -> Iterator[World]:
 
 
 class Users:
-    """Callers of one client, sync or async alike: they ask at the same time or one after the other."""
+    """Callers of one client, sync or async, that send requests at the same time or one after the other."""
 
     def __init__(self, adapter: str, front: FaultProxy, **settings: Any) -> None:
         self.size = settings.setdefault("size", 10)
@@ -61,7 +61,7 @@ class Users:
             self._run(self.client.open(**made))
 
     def ask(self, number: int = 1, *, at_once: bool = False) -> list[str]:
-        """What each of so many requests came to: "ok", "WRONG" or the type of its error."""
+        """Send ``count`` requests. Return the result of each: "ok", "WRONG" or the type of its error."""
         if at_once:
             if self._loop is None:
                 with ThreadPoolExecutor(number) as threads:
@@ -72,7 +72,7 @@ class Users:
         return [self._run(self._aask(str(n))) for n in range(number)]
 
     def fill(self) -> None:
-        """Open all connections that may be, and leave them idle."""
+        """Open as many connections as allowed, and leave them idle."""
         if self._loop is None:
             with contextlib.ExitStack() as held:
                 for _ in range(self.size):
@@ -127,7 +127,7 @@ def users(servers: World) -> Iterator[Callable[..., tuple[Users, FaultProxy]]]:
 
 
 def end_sessions(servers: World, adapter: str, front: FaultProxy) -> None:
-    """The server ends every connection, and the clients' kernels know it."""
+    """End every connection at the server, and wait until the clients' kernels know it."""
     kind = ADAPTERS[adapter].kind
     if kind == "postgres":
         servers.postgres.kill_backends(f"test-{adapter}")
@@ -164,14 +164,14 @@ def test_ten_idle_sessions_ended_by_the_server_fail_one_request_without_checks(
 def test_the_first_caller_after_that_is_served_within_two_connect_times(
     adapter: str, servers: World, users: Callable[..., tuple[Users, FaultProxy]]
 ) -> None:
-    """The network is made slow, so that round trips are what takes time; a noisy machine gets three attempts."""
+    """The network is made slow, so that round trips take most of the time. A busy machine has three attempts."""
     ratios = []
     for _ in range(3):
         some, front = users(adapter, **CHECKED)
         front.latency = 0.02
         some.fill()
         alone = connect_time(adapter, front)
-        if alone is None:  # the machine is so busy that a single connect takes a second
+        if alone is None:  # on a very busy machine a single connect takes a second
             continue
         end_sessions(servers, adapter, front)
         ratios.append(elapsed(some) / alone)
@@ -181,7 +181,7 @@ def test_the_first_caller_after_that_is_served_within_two_connect_times(
 
 
 def connect_time(adapter: str, front: FaultProxy) -> float | None:
-    """Seconds for the first request of a pool that has no connection yet: a connect and the request.
+    """Return the seconds for the first request of an empty pool: a connect and the request.
 
     None if that takes longer than the pool lets a caller wait.
     """
@@ -241,7 +241,7 @@ def test_an_outage_with_fifty_waiters_is_dialled_as_the_backoff_says_and_all_are
     backoff = BackoffConfig(base=0.1, cap=0.5)
     some, front = users(adapter, timeout=20, backoff=backoff)
     some.fill()
-    there, front.target = front.target, (front.host, free_port())  # accepts, and hangs up: attempts can be counted
+    there, front.target = front.target, (front.host, free_port())  # accepts and hangs up, so attempts can be counted
     front.cut()
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.extend(some.ask(50, at_once=True)))
@@ -256,7 +256,7 @@ def test_an_outage_with_fifty_waiters_is_dialled_as_the_backoff_says_and_all_are
     # and thousands in all.
     assert 2 <= attempts <= 10 + 36
     assert len(answers) == 50
-    assert answers.count("ok") >= 40, Counter(answers)  # those who got a connection that was cut are told
+    assert answers.count("ok") >= 40, Counter(answers)  # callers whose connection was cut get an error
     assert "WRONG" not in answers
     assert Counter(some.ask(20, at_once=True)) == {"ok": 20}
 
@@ -303,7 +303,7 @@ def test_after_each_fault_capacity_is_back_and_no_reply_was_anothers(adapter: st
         load.start()
         for fault in FAULTS:
             if kind.kind not in fault.kinds or fault.name == "restart" or (fault.way == "tls" and front is None):
-                continue  # HTTP/2 has no proxy of its own here
+                continue  # HTTP/2 is tested without a proxy
             fault.begin(servers, front)
             time.sleep(0.15 if fault.end else 0)
             if fault.end is not None:
@@ -321,7 +321,7 @@ def test_after_each_fault_capacity_is_back_and_no_reply_was_anothers(adapter: st
 def test_cancelled_statements_never_make_more_sessions_than_the_pool_may_have(
     kind: type[AsyncClient], servers: World
 ) -> None:
-    """anyio cancels again at every step of the clean-up: where that is skipped, statements run on at the server."""
+    """anyio cancels again at every step of the clean-up. If that is skipped, statements go on at the server."""
     found = cancel_statements(servers, kind, ours=True)
     # a place is free when the server has taken the cancel request; its process hears of that within milliseconds,
     # in which a sample may find the next session beside it

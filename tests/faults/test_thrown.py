@@ -22,14 +22,14 @@ from tests.faults.interrupts import Interrupt
 pytestmark = [
     pytest.mark.skipif(sys.implementation.name != "cpython", reason="needs PyThreadState_SetAsyncExc"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # leases that interrupted callers have dropped
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # struck in finalizers
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # raised in finalizers
 ]
 
 SIZE = 4
 
 
 class Server(Connector[object]):
-    """Connects to nothing; a connection that is closed is told apart."""
+    """A connector without a server that records which connections are closed."""
 
     def __init__(self) -> None:
         self.closed: set[int] = set()
@@ -43,7 +43,7 @@ def throw(thread: threading.Thread) -> None:
 
 
 class Working(threading.Thread):
-    """Works in a loop until the exception comes; whatever was in hand then is let go of."""
+    """Works in a loop until the exception arrives, then drops what it holds."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         super().__init__(daemon=True)
@@ -62,7 +62,7 @@ class Working(threading.Thread):
             return
 
     def strike(self) -> None:
-        """Throw the exception, and again if it was swallowed because it struck in a finalizer.
+        """Throw the exception, and again if it was lost because it arrived in a finalizer.
 
         It was if the thread has begun two rounds since: a second exception must not strike while the first one unwinds
         the stack. The finalizer of a dropped lease is not run again, and its connection stays on lease.
@@ -78,7 +78,7 @@ def lease(pool: Pool[Any]) -> None:
 
 
 def ask_and_wait(pool: Pool[Any]) -> None:
-    """Two at once: callers queue, and connections go from hand to hand."""
+    """Two at once: callers queue, and connections are handed over."""
     with pool.lease(timeout=60), pool.lease(timeout=60):
         pass
 

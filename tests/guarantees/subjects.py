@@ -185,7 +185,7 @@ class Subject:
             await self.give(lease)
 
     async def pause(self) -> None:
-        """Let others run for a moment."""
+        """Let other tasks run for a moment."""
         if self.asynchronous:
             await asyncio.sleep(0.005)
         else:

@@ -17,7 +17,7 @@ def flavour(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def anyio_backend(flavour: str) -> str:
-    """Scenarios on threads are coroutines too: asyncio runs them."""
+    """Scenarios on threads are coroutines too, which asyncio runs."""
     return "trio" if flavour == "trio" else "asyncio"
 
 
@@ -32,4 +32,4 @@ def make(flavour: str) -> Iterator[Callable[..., Rig]]:
 
     yield build
     for rig in rigs:
-        rig.connector.free_all()  # whatever a failed test left hanging
+        rig.connector.free_all()  # what a failed test left hanging

@@ -1,4 +1,4 @@
-"""One text for threads, asyncio and trio: a pool, its connector without a server, and the words of a scenario.
+"""One scenario for threads, asyncio and trio: a pool, its connector without a server, and the scenario's helpers.
 
 A scenario is a coroutine. On threads each word of it runs in a worker thread of its own, so that waits overlap
 just as tasks do; what a scenario says of ``Pool`` it says of ``AsyncPool``.
@@ -25,23 +25,23 @@ AnyLease = Lease[FakeConnection] | AsyncLease[FakeConnection]
 AnyPool = Pool[FakeConnection] | AsyncPool[FakeConnection]
 
 ASYNC = pytest.mark.parametrize("flavour", ["asyncio", "trio"], indirect=True)
-"""For scenarios about tasks alone (cancellation)."""
+"""For scenarios about tasks only (cancellation)."""
 THREADS = pytest.mark.parametrize("flavour", ["threads"], indirect=True)
-"""For scenarios about threads alone."""
+"""For scenarios about threads only."""
 
 NO_DEADLINE = 3600.0
-"""A timeout that never comes, for a caller that must be served by an event: the test's own limit ends it before."""
+"""A timeout that never expires, for a caller that an event must serve. The test's own limit is shorter."""
 
 
 class Rig:
-    """A pool under test. As a context manager it ends the test: the pool quiet, its invariants checked, all closed."""
+    """A pool under test. At the end of its block it waits for the pool, checks the invariants and closes everything."""
 
     def __init__(self, flavour: str, connector: Any = None, *, features: dict[str, Any] | None = None, **kwargs: Any):
         self.threads = flavour == "threads"
         kind = FakeConnector if self.threads else AsyncFakeConnector
         self.connector: FakeConnector | AsyncFakeConnector = connector or kind(**(features or {}))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PoolConfigWarning)  # tests have reasons for strange settings
+            warnings.simplefilter("ignore", PoolConfigWarning)  # tests use unusual settings on purpose
             self.pool: Any = (Pool if self.threads else AsyncPool)(self.connector, **kwargs)
         self.limiter = anyio.CapacityLimiter(2000)
 
@@ -70,14 +70,14 @@ class Rig:
     # -- the words of a scenario ------------------------------------------------------------------------------
 
     async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """``function(...)`` as a caller of this pool would run it: in a thread of its own, or in this task."""
+        """Run ``function(...)`` as a caller of this pool would: in a thread of its own, or in this task."""
         if self.threads:
             return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=self.limiter)
         result = function(*args, **kwargs)
         return await result if isinstance(result, Awaitable) else result
 
     async def lease(self, timeout: Any = None, **kwargs: Any) -> Any:
-        """A lease; ``timeout`` None: PATIENCE."""
+        """Return a lease. ``timeout=None`` means PATIENCE."""
         return await self.call(self.pool.lease, PATIENCE if timeout is None else timeout, **kwargs)
 
     async def give(self, lease: AnyLease, **kwargs: Any) -> None:
@@ -100,7 +100,7 @@ class Rig:
         await self.call(self.pool.warm_up, *args, **kwargs)
 
     async def fill(self, count: int) -> list[FakeConnection]:
-        """``count`` idle connections, least recently used first."""
+        """Open ``count`` connections and return them. They are idle, the least recently used first."""
         leases = [await self.lease() for _ in range(count)]
         connections = [lease.connection for lease in leases]
         for lease in leases:
@@ -120,11 +120,11 @@ class Rig:
         await until_async(condition, what, self.pool.stats)
 
     async def queued(self, count: int) -> None:
-        """Until ``count`` callers wait."""
+        """Wait until ``count`` callers wait."""
         await self.until(lambda: self.stats.waiting == count, f"{count} wait")
 
     async def tick(self) -> None:
-        """Housekeeping, now."""
+        """Run the housekeeping now."""
         self.pool.run_due()
         await self.until(lambda: not self.stats.checking and not self.stats.closing, "housekeeping is over")
 
@@ -133,12 +133,12 @@ _ENDS = itertools.count(1)
 
 
 class Outcome:
-    """What became of one caller, filled in by :func:`attempt`."""
+    """The result of one caller, which :func:`attempt` fills in."""
 
     def __init__(self) -> None:
         self.lease: Any = None
         self.error: BaseException | None = None
-        self.at = 0  # its number in the order in which callers ended
+        self.at = 0  # position in the order in which callers ended
 
     @property
     def done(self) -> bool:
@@ -146,7 +146,7 @@ class Outcome:
 
 
 async def attempt(rig: Rig, outcome: Outcome, timeout: Any = None) -> None:
-    """Ask for a lease and write down what came of it."""
+    """Ask for a lease and record the result."""
     try:
         outcome.lease = await rig.lease(timeout)
     except Exception as error:
@@ -155,7 +155,7 @@ async def attempt(rig: Rig, outcome: Outcome, timeout: Any = None) -> None:
 
 
 def ask(group: anyio.abc.TaskGroup, rig: Rig, timeout: Any = None) -> Outcome:
-    """A caller of its own, who asks now."""
+    """Start another caller, which asks now."""
     outcome = Outcome()
     group.start_soon(attempt, rig, outcome, timeout)
     return outcome

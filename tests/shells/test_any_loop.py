@@ -130,14 +130,14 @@ def test_work_that_a_loop_has_not_begun_when_it_stops_is_done_by_the_next() -> N
     assert pool.stats().connecting == 1
     asyncio.run(use(pool))
     pool.check_books()
-    loop.run_until_complete(asyncio.sleep(0))  # what has been taken over is not done again
+    loop.run_until_complete(asyncio.sleep(0))  # work that was taken over is not done again
     pool.check_books()
     loop.run_until_complete(pool.close())
     loop.close()
 
 
 def test_a_caller_who_waits_takes_over_from_a_loop_that_ends() -> None:
-    """The retry after a failed connect was to come from the first loop."""
+    """The first loop was to retry the failed connect."""
     connector = AsyncFakeConnector()
     pool = pool_of(connector, max_size=1)
     with running() as other:
@@ -154,7 +154,7 @@ def test_a_caller_who_waits_takes_over_from_a_loop_that_ends() -> None:
 
 
 def test_a_connect_that_raises_cancelled_error_by_itself_is_tried_again_at_once() -> None:
-    """The loop is not about to end, though it looks so."""
+    """The loop does not end, although the error suggests it."""
     connector = AsyncFakeConnector()
     pool = pool_of(connector, max_size=1)
     errors: list[BaseException] = [asyncio.CancelledError()]
@@ -163,7 +163,7 @@ def test_a_connect_that_raises_cancelled_error_by_itself_is_tried_again_at_once(
     async def main() -> None:
         waiting = asyncio.ensure_future(pool.acquire())
         while pool.stats().idle or not pool.stats().in_use:
-            await asyncio.sleep(0.001)  # not by the caller's own look
+            await asyncio.sleep(0.001)  # not by the caller's own check
         await pool.release(await waiting)
         await pool.close()
 

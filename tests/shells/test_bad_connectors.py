@@ -1,4 +1,4 @@
-"""A connector that does what it must not do costs its pool nothing but the connection in hand."""
+"""A connector that violates its contract costs its pool only the current connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Odd(BaseException):
-    """What a driver may raise that is not an Exception."""
+    """A BaseException that a driver may raise."""
 
 
 KINDS: list[type[BaseException]] = [ValueError, StopIteration, asyncio.CancelledError, GeneratorExit, Odd]
@@ -42,7 +42,7 @@ HOOKS = ["connect", "capacity", "peek", "check", "needs_reset", "reset", "classi
 
 @pytest.fixture
 def unretrieved() -> Iterator[list[str]]:
-    """What asyncio says about errors that nobody has looked at."""
+    """Return what asyncio reports about errors that were never retrieved."""
     found: list[str] = []
 
     class Handler(logging.Handler):
@@ -56,12 +56,12 @@ def unretrieved() -> Iterator[list[str]]:
 
 
 def misbehave(connector: Any, hook: str, act: Callable[[], Any], times: int = 1) -> list[int]:
-    """Have the connector's ``hook`` do something else, so many times; the list counts the calls that are left."""
+    """Replace the connector's ``hook`` for so many calls. The returned list counts the calls that are left."""
     right = getattr(connector, hook)
     left = list(range(times))
     plain = isinstance(connector, FakeConnector) or hook in ("capacity", "peek", "needs_reset", "classify", "abort")
 
-    done_first = hook in ("close", "abort")  # else the connection would be open for ever
+    done_first = hook in ("close", "abort")  # otherwise the connection would stay open for ever
 
     def sync(*args: Any) -> Any:
         if not left:
@@ -84,7 +84,7 @@ def misbehave(connector: Any, hook: str, act: Callable[[], Any], times: int = 1)
 
 
 async def use(rig: Rig, hook: str) -> None:
-    """Two leases, on the way of which every hook is called."""
+    """Take two leases, which call every hook."""
     for _ in range(2):
         lease = await rig.lease(PATIENCE)
         lease.connection.dirty = True
@@ -94,7 +94,7 @@ async def use(rig: Rig, hook: str) -> None:
 
 
 async def served(rig: Rig) -> None:
-    """Until the backoff after a failed connect is over, and a caller gets a connection."""
+    """Wait until the backoff after a failed connect is over and a caller gets a connection."""
     with anyio.fail_after(PATIENCE):
         while True:
             try:
@@ -108,7 +108,7 @@ def fake(flavour: str, hook: str) -> Any:
     kind: Any = FakeConnector if flavour == "threads" else AsyncFakeConnector
 
     class Able(kind):  # type: ignore[misc]
-        """With a look, and where asked for the rarer hooks."""
+        """A connector with ``peek``, and with the rarer hooks on request."""
 
         def peek(self, connection: Any) -> bool:
             return not connection.closed
@@ -223,7 +223,7 @@ async def test_an_answer_that_means_nothing_costs_the_connection_and_is_logged(
 
 @pytest.mark.parametrize("in_caller", [False, True])
 async def test_the_same_connection_twice_is_an_error_that_says_so(make: Make, flavour: str, in_caller: bool) -> None:
-    """The lease that has it goes on; when it is closed, the connector may give the object again."""
+    """The lease of it goes on. After its close, the connector may return the object again."""
     connector = fake(flavour, "connect")
     connector.connect_in_caller = in_caller
     async with make(connector, max_size=2) as rig:
@@ -246,7 +246,7 @@ async def test_the_same_connection_twice_is_an_error_that_says_so(make: Make, fl
 
 
 async def test_a_capacity_that_cannot_be_told_leaves_nothing_open(make: Make, flavour: str) -> None:
-    """Of a connector without abort, too."""
+    """This holds for a connector without ``abort`` too."""
     open_ones: list[object] = []
 
     def opened() -> object:
@@ -384,7 +384,7 @@ async def test_streams_that_make_no_sense_are_named(make: Make, flavour: str) ->
 async def test_housekeeping_goes_on_after_an_error(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It neither ends nor spins: the core looks again after a while."""
+    """It neither ends nor loops without a pause: the core runs again after a while."""
 
     def wrong(*args: object) -> None:
         raise RuntimeError("a bug")

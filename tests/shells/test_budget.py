@@ -1,4 +1,4 @@
-"""One budget over several pools: threads and tasks, shares, idle connections that give way."""
+"""One budget over several pools: threads and tasks, shares, idle connections that are given up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def live(*rigs: Rig) -> int:
 
 
 async def test_an_idle_connection_of_another_pool_gives_way_the_longest_unused_first(make: Make) -> None:
-    """Two pools hold the whole budget idle; a third one's caller gets the place of the oldest."""
+    """Two pools hold the whole budget in idle connections. The caller of a third one gets the permit of the oldest."""
     budget = Budget(4)
     async with make(budget=budget, name="a") as a, make(budget=budget, name="b") as b, make(budget=budget) as c:
         oldest = (await a.fill(2))[0]
@@ -58,7 +58,7 @@ async def crowded(make: Make, clock: ManualClock) -> AsyncIterator[tuple[Rig, Ri
 
 
 async def test_busy_pools_do_not_take_connections_from_each_other_between_two_leases(make: Make) -> None:
-    """A caller of a pool that has its share waits for a connection that another pool uses again and again."""
+    """A caller of a pool that has its share waits while another pool uses its connection again and again."""
     clock = ManualClock()
     async with crowded(make, clock) as (one, other, busy, outcome):
         for _ in range(10):
@@ -68,7 +68,7 @@ async def test_busy_pools_do_not_take_connections_from_each_other_between_two_le
         assert live(one, other) == 4
         assert (one.connector.calls["connect"], other.connector.calls["connect"]) == (2, 2)
         await other.give(busy.pop())
-        clock.advance(SETTLED)  # now it is not needed there
+        clock.advance(SETTLED)  # now it is unused there
         await other.tick()
         await one.until(lambda: outcome.lease is not None, "the caller is served")
         assert (one.connector.calls["connect"], live(one, other)) == (3, 4)
@@ -103,7 +103,7 @@ async def test_a_key_without_a_connection_gets_one_of_another_key_at_once_under_
 
 
 async def test_a_lease_never_gives_way_and_the_error_names_who_holds_the_budget(make: Make) -> None:
-    """All permits are leased elsewhere: the caller waits and is told by whom they are held."""
+    """All permits are leased elsewhere. The caller waits, and its error names the holders."""
     budget = Budget(2, name="db")
     async with make(budget=budget, name="orders") as a, make(budget=budget, name="users") as b:
         leases = [await a.lease(), await a.lease()]
@@ -112,11 +112,11 @@ async def test_a_lease_never_gives_way_and_the_error_names_who_holds_the_budget(
         assert not any(lease.connection.closed for lease in leases)
         for lease in leases:
             await a.give(lease)
-        await b.give(await b.lease())  # the place is free again, the claim of the one who gave up is forgotten
+        await b.give(await b.lease())  # the permit is free again, and the claim of the caller that gave up is gone
 
 
 async def test_what_comes_back_goes_to_the_pool_that_has_less_than_its_share(make: Make) -> None:
-    """A pool with callers of its own still lets go of what is above its share, and keeps its share."""
+    """A pool with callers of its own gives up what is above its share, and keeps its share."""
     budget = Budget(4)
     async with make(budget=budget) as greedy, make(budget=budget) as late:
         leases = [await greedy.lease() for _ in range(4)]
@@ -148,7 +148,7 @@ async def test_what_comes_back_goes_to_the_pool_that_has_less_than_its_share(mak
 
 
 async def test_min_size_is_reserved_and_weights_divide_the_rest(make: Make) -> None:
-    """Nobody can take the last permits away from the pool for which they are reserved."""
+    """No other pool can take the permits that are reserved for a pool."""
     budget = Budget(10)
     heavy = make(budget=budget, min_size=2, max_idle=10, budget_weight=3, name="heavy")
     async with make(budget=budget, name="light") as light, heavy as rig:
@@ -163,7 +163,7 @@ async def test_min_size_is_reserved_and_weights_divide_the_rest(make: Make) -> N
 
 
 async def test_a_storm_over_three_pools_stays_within_the_budget_and_serves_everybody(make: Make) -> None:
-    """Callers of three pools with more need than permits, connections that end in every way, commands meanwhile."""
+    """The callers of three pools need more permits than there are, connections end in every way, and commands run."""
     budget = Budget(5)
     chance = random.Random(3)
     features = {"connect": 0.001, "close": 0.001}
@@ -190,7 +190,7 @@ async def test_a_storm_over_three_pools_stays_within_the_budget_and_serves_every
 
 
 async def test_a_smaller_limit_takes_effect_as_connections_come_back(make: Make) -> None:
-    """resize() closes what is idle at once and what is leased at its return; a larger one serves who waits."""
+    """resize() closes idle connections at once, leased ones at their return. A larger limit serves waiting callers."""
     budget = Budget(4)
     async with make(budget=budget) as a, make(budget=budget) as b:
         leases = [await a.lease() for _ in range(2)] + [await a.lease()]
@@ -206,13 +206,13 @@ async def test_a_smaller_limit_takes_effect_as_connections_come_back(make: Make)
 
 
 async def test_a_pool_that_is_closed_or_collected_leaves_its_permits_to_the_others(make: Make) -> None:
-    """What a pool held and reserved is free when it is gone."""
+    """The permits that a pool held or reserved are free when it is gone."""
     budget = Budget(3)
     async with make(budget=budget) as rig:
         other = Pool(FakeConnector(), budget=budget, min_size=2)
         other.acquire()
         del other
-        # the thread that has connected lets go of the pool in its own time
+        # the thread that has connected drops the pool a moment later
         await rig.until(lambda: gc.collect() >= 0 and len(budget.stats().pools) == 1, "the pool is collected")
         closed = Pool(FakeConnector(), budget=budget, min_size=2)
         connection = closed.acquire()
@@ -225,7 +225,7 @@ async def test_a_pool_that_is_closed_or_collected_leaves_its_permits_to_the_othe
 
 
 async def test_threads_and_tasks_share_one_budget(make: Make, flavour: str) -> None:
-    """A pool for threads beside one for tasks: each side's idle connections give way to the other."""
+    """A pool for threads and one for tasks: each gives up idle connections for the other."""
     budget = Budget(1)
     async with make(budget=budget) as rig:
         connector = FakeConnector()
@@ -239,7 +239,7 @@ async def test_threads_and_tasks_share_one_budget(make: Make, flavour: str) -> N
 
 
 async def test_keyed_pools_give_way_between_lanes_and_pools_alike(make: Make) -> None:
-    """The longest unused of all endpoints of all pools goes."""
+    """The longest unused connection of all endpoints of all pools is closed."""
     budget = Budget(3)
     async with make(budget=budget, keyed=True) as keyed, make(budget=budget) as plain:
         for key in ("a", "b"):
@@ -253,7 +253,7 @@ async def test_keyed_pools_give_way_between_lanes_and_pools_alike(make: Make) ->
 
 
 def test_settings_that_cannot_be_meant_are_refused_by_name() -> None:
-    """Each message names the setting, the value and what would be right; nothing is left behind in the budget."""
+    """Each message names the setting, the value and what would be right, and the budget is unchanged."""
     budget = Budget(4, name="db")
     with pytest.raises(ConfigError, match=r"limit=0: must be a whole number, 1 or more"):
         Budget(0)
@@ -279,7 +279,7 @@ def test_settings_that_cannot_be_meant_are_refused_by_name() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_the_whole_budget_and_no_connection() -> None:
-    """The parent's connections are not the child's, nor are its permits."""
+    """The parent's connections and permits do not belong to the child."""
     budget = Budget(1)
     pool = Pool(FakeConnector(), budget=budget, acquire_timeout=5)
     lease = pool.lease()

@@ -1,4 +1,4 @@
-"""Pain 1-5: a caller that is cancelled or interrupted, wherever, costs the pool nothing."""
+"""Complaints 1 to 5: a caller that is cancelled or interrupted anywhere costs the pool nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUICK = BackoffConfig(base=0.001, cap=0.01)
 
 
 class Interrupt(BaseException):
-    """Like gevent's Timeout: no Exception, and raised anywhere."""
+    """Like gevent's Timeout: not an Exception, and raised anywhere."""
 
 
 async def ticks(count: int) -> None:
@@ -66,7 +66,7 @@ async def test_01_cancel_storm_loses_no_capacity(make: Make, resets: bool) -> No
 async def test_02_release_and_cancel_at_the_same_moment(
     make: Make, release_first: bool, between: int, before: int
 ) -> None:
-    """A cancellation that was accepted is raised, and the connection is idle again: there is no third outcome."""
+    """An accepted cancellation is raised, and the connection is idle again. There is no other outcome."""
     async with make(max_size=1) as rig:
         held = await rig.lease()
 
@@ -124,7 +124,7 @@ async def test_03_a_connect_survives_the_cancellation_of_its_caller(make: Make) 
         stats = rig.stats
         assert (stats.waiting, stats.connecting) == (0, 1)
         async with anyio.create_task_group() as group:
-            other = ask(group, rig)  # who comes after inherits the connect
+            other = ask(group, rig)  # the next caller takes over the connect
             await rig.queued(1)
             gate.set()
         assert other.lease.connection.number == 1
@@ -145,13 +145,13 @@ async def test_03_a_connect_that_nobody_wants_any_more_becomes_idle(make: Make) 
 
 @ASYNC
 async def test_03_a_connect_in_the_caller_ends_with_it(make: Make) -> None:
-    """Drivers that connect in the task of the caller: the cancellation hits the connect, its permit is free."""
+    """For drivers that connect in the task of the caller, the cancellation ends the connect and frees its permit."""
     async with make(max_size=1, features={"in_caller": True}) as rig:
         rig.connector.hold("connect")
         with anyio.move_on_after(0.01):
             await rig.lease()
         assert rig.stats.size == 0
-        assert rig.stats.last_connect_error is None  # it has failed, not the server
+        assert rig.stats.last_connect_error is None  # the caller has failed, not the server
         rig.connector.free_all()
         await rig.give(await rig.lease(1))
 
@@ -159,7 +159,7 @@ async def test_03_a_connect_in_the_caller_ends_with_it(make: Make) -> None:
 @ASYNC
 @pytest.mark.parametrize("stage", ["reset", "close", "check"])
 async def test_04_cancelled_while_the_pool_works_on_the_connection(make: Make, stage: str) -> None:
-    """The reset, close or check goes on without its caller; the slot comes back either way."""
+    """The reset, close or check goes on without its caller. The slot becomes free in any case."""
     async with make(max_size=1, check_after_idle=0) as rig:
         lease = await rig.lease()
         lease.connection.dirty = stage == "reset"
@@ -219,7 +219,7 @@ async def test_04_cancelled_twice_while_giving_back(make: Make) -> None:
             await task
         gate.set()
         lease = await rig.lease(1)
-        assert lease.connection.number == 2  # cancelled in mid-use: its state is unknown
+        assert lease.connection.number == 2  # cancelled during use: its state is unknown
         await rig.give(lease)
 
 
@@ -303,7 +303,7 @@ async def test_05_hooks_that_decide_may_fail_too(make: Make, hook: str, kind: ty
 
 
 async def test_05_the_blocks_error_decides_about_the_connection(make: Make) -> None:
-    """An application's error leaves the connection in the pool, an interruption or a broken line does not."""
+    """The connection stays in the pool after an application's error, not after an interruption or a network error."""
     numbers = []
     async with make(max_size=1) as rig:
         for error in (ValueError("mine"), Interrupt(), ConnectionResetError(), TimeoutError()):

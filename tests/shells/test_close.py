@@ -1,4 +1,4 @@
-"""Pain 25, 26: the end of a pool, and of connections that nobody needs."""
+"""Complaints 25 and 26: the end of a pool, and of surplus connections."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Make = Callable[..., Rig]
 
 
 async def test_25_close_with_everything_going_on(make: Make) -> None:
-    """One idle, one leased, one being opened, two waiting."""
+    """One connection is idle, one leased and one being opened, and two callers wait."""
     async with make(max_size=3, max_connecting=1) as rig:
         idle, leased = await rig.lease(), await rig.lease()
         gate = rig.connector.hold("connect")
         async with anyio.create_task_group() as group:
             waiters = [ask(group, rig) for _ in range(2)]
             await rig.until(lambda: rig.stats.connecting == 1 and rig.stats.waiting == 2)
-            rig.pool.suspend()  # so that the one given back stays idle beside the waiters
+            rig.pool.suspend()  # so that the returned one stays idle although callers wait
             await rig.give(idle)
             assert (rig.stats.idle, rig.stats.in_use, rig.stats.connecting, rig.stats.waiting) == (1, 1, 1, 2)
             await rig.close()
@@ -99,7 +99,7 @@ async def test_25_close_while_a_reset_runs(make: Make) -> None:
 
 
 async def test_25_close_while_warming_up(make: Make) -> None:
-    """The connects on their way are closed when they arrive; those not begun are not made."""
+    """Connections that are being opened are closed when they are open. Connects that have not begun do not begin."""
     async with make(max_size=50, max_connecting=2) as rig:
         gate = rig.connector.hold("connect")
         errors: list[Exception] = []
@@ -163,7 +163,7 @@ async def test_25_listeners_hear_of_the_close_once(make: Make) -> None:
 
 
 async def test_26_a_burst_leaves_nothing_behind(make: Make) -> None:
-    """After 50 at once there is one user: the surplus goes after idle_timeout, without any traffic."""
+    """After 50 callers at once there is one: the surplus is closed after idle_timeout, without any traffic."""
     clock = ManualClock()
     async with make(max_size=50, min_size=2, idle_timeout=60, max_connecting=None, clock=clock) as rig:
         async with anyio.create_task_group() as group:
@@ -177,11 +177,11 @@ async def test_26_a_burst_leaves_nothing_behind(make: Make) -> None:
         await rig.until(lambda: rig.connector.live == 2)
         clock.advance(10_000)
         await rig.tick()
-        await rig.until(lambda: rig.stats.size == 2)  # the floor is kept
+        await rig.until(lambda: rig.stats.size == 2)  # min_size is kept
 
 
 async def test_26_the_surplus_goes_by_itself(make: Make) -> None:
-    """On the real clock, with nobody there: housekeeping does it."""
+    """On the real clock, without callers: the housekeeping does it."""
     async with make(max_size=10, min_size=1, idle_timeout=0.1) as rig:
         async with anyio.create_task_group() as group:
             outcomes = [ask(group, rig) for _ in range(10)]
@@ -211,7 +211,7 @@ async def test_26_lives_do_not_end_together(make: Make) -> None:
             await rig.give(outcome.lease)
         ends = sorted(slot.expires for slot in rig.pool._core.slots.living())
         assert ends[-1] - ends[0] > 1
-        assert clock() + 90 <= ends[0]  # never longer than max_lifetime, shorter by the jitter at most
+        assert clock() + 90 <= ends[0]  # never longer than max_lifetime, and at most the jitter shorter
         assert ends[-1] <= clock() + 100
 
 

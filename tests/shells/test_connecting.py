@@ -1,4 +1,4 @@
-"""Connects: detached, raced against returns, limited, and their errors told to whom they concern."""
+"""Connects: in the background, raced against returns, limited, and their errors raised in the right callers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class WrongPassword(Exception):
 
 
 async def test_a_caller_takes_whichever_comes_first(make: Make) -> None:
-    """The connect that it caused goes on, and serves the next."""
+    """The connect that it caused goes on and serves the next caller."""
     async with make(max_size=2) as rig:
         held = await rig.lease()
         gate = rig.connector.hold("connect")
@@ -70,7 +70,7 @@ async def test_no_more_connects_than_callers(make: Make) -> None:
 
 
 async def test_need_is_looked_at_again_before_dialling(make: Make) -> None:
-    """With one connect at a time: those whom returned connections serve meanwhile cause none."""
+    """With one connect at a time, callers that returned connections serve meanwhile cause no connect."""
     async with make(max_size=10, max_connecting=1) as rig:
         held = [await rig.lease() for _ in range(3)]
         gate = rig.connector.hold("connect")
@@ -87,7 +87,7 @@ async def test_need_is_looked_at_again_before_dialling(make: Make) -> None:
 
 
 async def test_a_burst_is_served_by_few_connections_if_they_come_back_sooner(make: Make) -> None:
-    """20 callers, 2 connections that come back before any connect has ended: no connection is opened for each."""
+    """20 callers and 2 connections that are returned before any connect has ended: the pool does not open 20."""
     async with make(max_size=20) as rig:
         await rig.fill(2)
         gate = rig.connector.hold("connect")
@@ -134,8 +134,8 @@ async def test_a_fatal_error_reaches_every_waiter_at_once(make: Make, error: Exc
             assert waiter.error.fatal
             assert waiter.error.__cause__ is error
             assert str(waiter.error).startswith(f"db: cannot connect: {type(error).__name__}: ")
-        assert len({id(waiter.error) for waiter in waiters}) == 6  # each has an error of its own
-        with pytest.raises(ConnectFailed):  # and who comes during the backoff hears of it at once
+        assert len({id(waiter.error) for waiter in waiters}) == 6  # each gets an error of its own
+        with pytest.raises(ConnectFailed):  # and a caller that comes during the backoff gets it at once
             await rig.lease()
 
 
@@ -161,7 +161,7 @@ async def test_a_transient_error_is_retried_for_the_caller(make: Make) -> None:
 
 
 async def test_who_waited_in_vain_for_the_server_is_told_so(make: Make) -> None:
-    """Both an AcquireTimeout and a ConnectFailed, with the driver's error as its cause."""
+    """The error is both an AcquireTimeout and a ConnectFailed, with the driver's error as its cause."""
     refused = ConnectionRefusedError("nobody listens")
     async with make(max_size=2, backoff=BackoffConfig(base=0.005, cap=0.01)) as rig:
         rig.connector.fail("connect", lambda: refused)
@@ -175,7 +175,7 @@ async def test_who_waited_in_vain_for_the_server_is_told_so(make: Make) -> None:
         other = await rig.lease()
         with pytest.raises(AcquireTimeout) as full:
             await rig.lease(0.01)
-        assert type(full.value) is AcquireTimeout  # exhausted, the server is well
+        assert type(full.value) is AcquireTimeout  # exhausted, while the server is available
         assert full.value.__cause__ is None
         await rig.give(lease)
         await rig.give(other)
@@ -225,7 +225,7 @@ async def test_the_breaker_opens_and_says_what_when_and_until(make: Make) -> Non
         clock.advance(2)
         with pytest.raises(CircuitOpen) as caught:
             await rig.lease()
-        assert rig.connector.calls["connect"] == 3  # nobody connects while it is open
+        assert rig.connector.calls["connect"] == 3  # no caller connects while it is open
         text = str(caught.value)
         assert "db: circuit open: 3 connects in a row failed" in text
         assert "ConnectionRefusedError: down" in text
@@ -245,7 +245,7 @@ async def test_the_breaker_opens_and_says_what_when_and_until(make: Make) -> Non
         assert rig.connector.calls["connect"] == 4
 
         rig.connector.free_all()
-        clock.advance(10)  # half-open again: the probe works, the breaker closes, all are served
+        clock.advance(10)  # half-open again: the probe succeeds, the breaker closes, all are served
         leases = [await rig.lease() for _ in range(2)]
         for lease in leases:
             await rig.give(lease)
@@ -265,7 +265,7 @@ async def test_an_open_breaker_does_not_hide_a_live_connection(make: Make) -> No
             await rig.give(held)
         await rig.give(waiter.lease)
         await rig.give(await rig.lease(1))
-        rig.pool.clear()  # a clear is a new beginning for the breaker too
+        rig.pool.clear()  # clear() resets the breaker too
         rig.connector.fail("connect", None)
         await rig.give(await rig.lease())
 
@@ -277,7 +277,7 @@ async def test_in_the_caller_the_drivers_own_error_is_raised(make: Make) -> None
     error = WrongPassword("no")
     async with make(max_size=2, features={"in_caller": True}, backoff=NEVER_AGAIN) as rig:
         rig.connector.fail("connect", lambda: error)
-        for _ in range(3):  # no backoff: each caller tries and has its own error
+        for _ in range(3):  # no backoff: each caller tries and gets its own error
             with pytest.raises(WrongPassword):
                 await rig.lease()
         rig.connector.fail("connect", None)
@@ -328,7 +328,7 @@ async def test_in_the_caller_can_be_switched_in_a_live_pool(make: Make) -> None:
         async with anyio.create_task_group() as group:
             detached = ask(group, rig)
             await rig.until(lambda: rig.connector.dialling == 1)
-            rig.pool.reconfigure(connect_in_caller=True)  # with a connect of each kind on its way
+            rig.pool.reconfigure(connect_in_caller=True)  # with a connect of each kind in progress
             own = ask(group, rig)
             await rig.until(lambda: rig.connector.dialling >= 2)
             rig.pool.reconfigure(connect_in_caller=False)
@@ -382,7 +382,7 @@ async def test_warm_up_opens_them_together(make: Make) -> None:
         await rig.warm_up(6)
         assert rig.stats.idle == 6
         assert rig.connector.max_dialling == 4
-        await rig.warm_up(3)  # there are enough
+        await rig.warm_up(3)  # enough exist
         await rig.warm_up(100)  # as far as max_size goes
         assert rig.connector.calls["connect"] == 8
 
@@ -410,7 +410,7 @@ async def test_warm_up_within_a_time(make: Make) -> None:
         with pytest.raises(ConnectFailed, match="3 of 3 did not finish in time"):
             await rig.warm_up(3, timeout=0.02)
         gate.set()
-        await rig.until(lambda: rig.stats.idle == 3)  # they go on, and are kept
+        await rig.until(lambda: rig.stats.idle == 3)  # the connects go on, and their connections are kept
 
 
 async def test_warm_up_beside_callers(make: Make) -> None:
@@ -438,7 +438,7 @@ async def test_callers_hear_of_a_failed_connect_at_once_where_the_connector_says
 
 
 async def test_a_connect_runs_in_a_copy_of_the_context_of_its_caller(make: Make) -> None:
-    """Also if another caller, or the timer, decides that it begins."""
+    """This holds even if another caller, or a timer, starts it."""
     seen: list[tuple[str, str]] = []
 
     def note() -> None:

@@ -1,4 +1,4 @@
-"""A deadline for several calls, which their code need not pass on."""
+"""A deadline for several calls, which no code has to pass on."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Make = Callable[..., Rig]
 
 @pytest.fixture(autouse=True)
 def all_blocks_end() -> Iterator[None]:
-    BLOCKS.clear()  # those of a test that failed
+    BLOCKS.clear()  # left by a failed test
     yield
     assert not BLOCKS
 
 
 def lost(pool: Any) -> float:
-    """Give-ups that the pool has noted."""
+    """Return how many callers the pool has counted as given up."""
     evidence = pool._core.endpoint.queue.line_of(None).evidence
     return 0.0 if evidence is None else float(evidence.lost)
 
@@ -110,7 +110,7 @@ async def test_its_own_connect_has_what_is_left_of_its_block(make: Make, timeout
 @ASYNC
 @pytest.mark.parametrize("limit", [0.001, NO_DEADLINE, None])
 async def test_its_own_connect_in_a_task_ends_with_its_block(make: Make, limit: float | None) -> None:
-    """Whatever the driver does with its limit."""
+    """This holds however the driver treats its limit."""
     async with make(max_size=1, features={"in_caller": True}, connect_timeout=limit) as rig:
         rig.connector.hold("connect")
         for timeout in (NO_DEADLINE, None, 0.0):
@@ -140,7 +140,7 @@ async def test_its_own_connect_is_left_to_a_driver_that_bounds_it(make: Make) ->
 
 
 async def test_a_caller_that_is_served_when_its_time_is_up_begins_no_connect(make: Make, flavour: str) -> None:
-    """The place of a connect that has ended with its caller's time goes to one whose time is up, too."""
+    """The slot of a connect that ended at its caller's deadline goes to a caller whose deadline has passed too."""
     if flavour == "threads":
         pytest.skip("only the connector itself can end a connect in a thread")
     async with make(max_size=1, features={"in_caller": True}, connect_timeout=None) as rig:
@@ -163,7 +163,7 @@ async def test_a_caller_that_is_served_when_its_time_is_up_begins_no_connect(mak
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="cancellations are not counted")
 def test_a_cancellation_at_the_end_of_a_connect_is_not_lost() -> None:
-    """The limit passes and another task cancels the caller in one turn of the loop."""
+    """The limit expires and another task cancels the caller in one iteration of the loop."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -368,7 +368,7 @@ def pool() -> Iterator[Any]:
 
 @contextmanager
 def queued(pool: Any, work: Callable[[], object]) -> Iterator[None]:
-    """``work()`` waits in another thread until the block ends, because somebody else holds the only connection."""
+    """Run ``work()`` in another thread, where it waits until the block ends: the only connection is in use."""
     held = pool.acquire(NO_DEADLINE)
     thread = threading.Thread(target=work)
     thread.start()
@@ -410,7 +410,7 @@ def late(pool: Any, *, by: float, error: type[BaseException] | None = None) -> f
 
 
 def test_a_lease_of_a_block_that_ends_late_was_given_up(pool: Any) -> None:
-    """As that of a task that is cancelled in the middle of it."""
+    """It counts like a lease of a task that is cancelled during it."""
     assert late(pool, by=NO_DEADLINE) == 1.0
     assert late(pool, by=NO_DEADLINE, error=ValueError) > 1.5
 

@@ -1,4 +1,4 @@
-"""The orderly end: leases may finish."""
+"""Drain: a pool ends after its leases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_leases_end_and_then_the_pool_is_closed(make: Make) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(drain)
             await rig.until(lambda: rig.stats.phase == "draining")
-            await rig.until(lambda: leases[0].connection.closed)  # the idle one went at once
+            await rig.until(lambda: leases[0].connection.closed)  # the idle one is closed at once
             with pytest.raises(PoolClosed, match="db: the pool is draining"):
                 await rig.lease()
             assert not leases[1].connection.closed
@@ -79,7 +79,7 @@ async def test_a_connect_on_its_way_is_closed_when_it_arrives(make: Make) -> Non
 
 
 async def test_close_during_a_drain(make: Make) -> None:
-    """close() does not wait for the leases, and the drain still does."""
+    """close() does not wait for the leases; the drain still does."""
     async with make(max_size=1) as rig:
         held = await rig.lease()
         async with anyio.create_task_group() as group:
@@ -92,7 +92,7 @@ async def test_close_during_a_drain(make: Make) -> None:
 
 
 async def test_many_leases_end_at_the_moment_of_the_abort(make: Make) -> None:
-    """Leases come back without the pool's lock while they are being cut."""
+    """Leases are returned without the pool's lock while they are being aborted."""
     for _ in range(20):
         async with make(max_size=20, features={"resets": False}) as rig:
             leases = [await rig.lease() for _ in range(20)]

@@ -1,4 +1,4 @@
-"""Elastic size in a live pool: it follows the load, says so, gives way to budgets, and backs off from a full server."""
+"""Elastic size in a live pool: it follows the load, reports it, respects budgets, and backs off from a full server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUICK = AutoscaleConfig(max_wait=0.02, up_delay=0.05, down_delay=60, prewarm=0)
 
 
 async def grow(rig: Rig, clock: ManualClock, until: Callable[[], bool], step: float = 0.05) -> None:
-    """Time goes by, with housekeeping."""
+    """Let time pass, with housekeeping."""
     for _ in range(200):
         if until():
             return
@@ -35,7 +35,7 @@ async def grow(rig: Rig, clock: ManualClock, until: Callable[[], bool], step: fl
 
 
 async def crowd(rig: Rig, clock: ManualClock, callers: int) -> list[Any]:
-    """So many callers at once, each of whom keeps what it gets."""
+    """Start ``callers`` callers at once, each of which keeps its connection."""
     async with anyio.create_task_group() as group:
         asked: list[Outcome] = [ask(group, rig) for _ in range(callers)]
         await grow(rig, clock, lambda: all(one.done for one in asked))
@@ -44,7 +44,7 @@ async def crowd(rig: Rig, clock: ManualClock, callers: int) -> list[Any]:
 
 
 async def test_it_grows_while_callers_wait_and_shrinks_when_they_are_gone(make: Make) -> None:
-    """8 callers find a pool of 1: it grows to 8; a minute after the last of them it has min_size again."""
+    """8 callers find a pool of 1, which grows to 8. A minute after the last of them it has min_size again."""
     clock = ManualClock()
     async with make(min_size=1, max_size=20, autoscale=QUICK, clock=clock) as rig:
         leases = await crowd(rig, clock, 8)
@@ -63,7 +63,7 @@ async def test_it_grows_while_callers_wait_and_shrinks_when_they_are_gone(make: 
 
 
 async def test_leases_are_never_cut_by_a_smaller_limit(make: Make) -> None:
-    """What is in use above the limit goes when it comes back; then returns need no lock again."""
+    """Connections in use above the limit are closed when they are returned. Then returns need no lock again."""
     clock = ManualClock()
     plain = {"features": {"resets": False}, "max_lifetime": None}
     async with make(min_size=1, max_size=20, autoscale=QUICK, clock=clock, **plain) as rig:
@@ -92,7 +92,7 @@ async def test_leases_are_never_cut_by_a_smaller_limit(make: Make) -> None:
 
 
 async def test_a_full_server_is_asked_for_one_more_from_time_to_time(make: Make) -> None:
-    """Refused at 8: 6 are left, and every overload_recovery one is added, until the server refuses again."""
+    """Refused at 8, the pool keeps 6, and adds one every ``overload_recovery`` until the server refuses again."""
     clock = ManualClock()
     config = AutoscaleConfig(down_delay=600, overload_recovery=5, up_delay=0, max_wait=0)
     full = [8]
@@ -152,7 +152,7 @@ async def test_a_pool_without_it_says_nothing_of_it(make: Make) -> None:
 
 
 async def test_after_an_outage_the_connections_of_before_are_opened_without_a_caller(make: Make) -> None:
-    """One caller finds the server well again, and the others' connections come back with its."""
+    """One caller finds the server available again, and the connections of the others are opened too."""
     clock = ManualClock()
     async with make(min_size=1, max_size=20, autoscale=QUICK, clock=clock, check_after_idle=None) as rig:
         leases = await crowd(rig, clock, 8)
@@ -192,7 +192,7 @@ async def test_a_keyed_pool_is_elastic_over_all_its_keys(make: Make) -> None:
 
 
 async def test_what_is_kept_warm_gives_way_to_another_pool_of_the_budget(make: Make) -> None:
-    """And is not opened again while the other needs it: one close and one connect, no churn."""
+    """The pool does not open it again while the other one needs it: one close and one connect, no churn."""
     clock = ManualClock()
     budget = Budget(6)
     async with make(max_size=6, autoscale=QUICK, clock=clock, budget=budget, name="elastic") as rig:
@@ -231,7 +231,7 @@ async def test_it_can_be_switched_on_and_off_in_a_live_pool(make: Make) -> None:
 
 
 async def test_max_idle_holds_beside_it(make: Make) -> None:
-    """No connection is kept warm only to be closed at once."""
+    """No connection is kept open and then closed at once."""
     clock = ManualClock()
     async with make(max_size=10, max_idle=2, autoscale=QUICK, clock=clock) as rig:
         for lease in await crowd(rig, clock, 6):

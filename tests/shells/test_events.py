@@ -1,4 +1,4 @@
-"""Events: what happened, in order, outside of every lock."""
+"""Events: in the order in which things happened, and outside every lock."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ async def test_listeners_come_and_go(make: Make, resets: bool) -> None:
         await rig.give(await rig.lease())
         assert kinds(events) == [K.ACQUIRE_STARTED, K.ACQUIRED, K.RELEASED]
         rig.pool.remove_listener(events.append)
-        rig.pool.remove_listener(events.append)  # not there any more: no error
+        rig.pool.remove_listener(events.append)  # no longer a listener: no error
         await rig.give(await rig.lease())
         assert len(events) == 3
 
@@ -192,7 +192,7 @@ async def test_a_listener_may_use_the_pool(make: Make, flavour: str) -> None:
 
 
 async def test_order_under_load(make: Make) -> None:
-    """However many threads or tasks are at it: for each connection, the story makes sense."""
+    """With many threads or tasks, the events of each connection are in order."""
     events: list[Event] = []
     async with make(max_size=3, listeners=[events.append], features={"connect": 0.0005}) as rig:
 
@@ -225,7 +225,7 @@ async def test_order_under_load(make: Make) -> None:
 
 
 class Picky:
-    """A listener for some kinds only."""
+    """A listener that asks for some kinds only."""
 
     def __init__(self, *wanted: EventKind) -> None:
         self.kinds = frozenset(wanted)
@@ -236,7 +236,7 @@ class Picky:
 
 
 async def test_a_listener_hears_the_kinds_that_it_asks_for(make: Make) -> None:
-    """Beside one that hears all; and the other way round after that one has left."""
+    """Another listener gets all kinds. After its removal only the requested kinds are emitted."""
     everything: list[Event] = []
     picky = Picky(K.CONNECTION_READY, K.ACQUIRE_FAILED)
     async with make(max_size=1, listeners=[picky, everything.append]) as rig:
@@ -254,7 +254,7 @@ async def test_a_listener_hears_the_kinds_that_it_asks_for(make: Make) -> None:
 
 
 async def test_a_listener_leaves_the_leases_their_short_way(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it wants to hear of them or not: the core is not asked."""
+    """This holds whether it asks for them or not: the core is not involved."""
     async with make(max_size=1) as rig:
         everything: list[Event] = []
         await rig.give(await rig.lease())
@@ -286,7 +286,7 @@ async def test_a_listener_leaves_the_leases_their_short_way(make: Make, monkeypa
 
 
 async def test_an_interrupted_listener_keeps_no_event_from_those_that_come_later(make: Make) -> None:
-    """The event for which the listener was called counts as delivered; the next thread delivers the others."""
+    """The event of the interrupted call counts as delivered. The next thread delivers the others."""
     heard: list[EventKind] = []
     interrupt = True
 
@@ -312,7 +312,7 @@ async def test_an_interrupted_listener_keeps_no_event_from_those_that_come_later
 
 
 async def test_kinds_that_are_none_are_refused(make: Make) -> None:
-    """The message names the listener and what it asked for."""
+    """The message names the listener and the kinds that it asked for."""
 
     def listener(event: Event) -> None: ...
 

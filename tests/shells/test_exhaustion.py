@@ -1,4 +1,4 @@
-"""Pain 21, 22: never more than max_size, and a queue with an end."""
+"""Complaints 21 and 22: never more than max_size, and a queue with a limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Make = Callable[..., Rig]
 
 @pytest.mark.parametrize("failing", [None, "close", "abort", "reset"])
 async def test_21_never_more_than_max_size(make: Make, failing: str | None) -> None:
-    """200 callers, connections that end in every way; a closing connection counts until it is closed."""
+    """200 callers, and connections that end in every way. A closing connection counts until it is closed."""
     chance = random.Random(5)
     features = {"connect": 0.001, "close": 0.001}
     async with make(max_size=10, features=features) as rig:
@@ -90,7 +90,7 @@ async def test_22_the_queue_has_an_end(make: Make) -> None:
 
 @pytest.mark.parametrize("in_caller", [False, True])
 async def test_22_max_waiting_zero_still_opens_connections(make: Make, in_caller: bool) -> None:
-    """Who only waits for its own connect stands in nobody's way."""
+    """A caller that waits only for its own connect blocks no other one."""
     async with make(max_size=2, max_waiting=0, features={"in_caller": in_caller, "connect": 0.01}) as rig:
         outcomes = [Outcome() for _ in range(2)]
         async with anyio.create_task_group() as group:
@@ -119,7 +119,7 @@ async def test_22_self_deadlock_is_named_for_tasks(make: Make) -> None:
         with pytest.raises(AcquireTimeout, match=r"self-deadlock: .* holds all 2"):
             await rig.lease(0.02)
         outcome = Outcome()
-        async with anyio.create_task_group() as group:  # another task is a victim, not the cause
+        async with anyio.create_task_group() as group:  # another task is affected, and is not the cause
             group.start_soon(attempt, rig, outcome, 0.02)
         assert "self-deadlock" not in str(outcome.error)
         await rig.give(first)

@@ -1,4 +1,4 @@
-"""Pain 19, 20: in order of arrival."""
+"""Complaints 19 and 20: callers are served in order of arrival."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Make = Callable[..., Rig]
 
 
 def test_19_threads_get_their_share() -> None:
-    """40 threads, 4 connections, held 2 ms, asked for again at once: no thread is left behind."""
+    """40 threads hold 4 connections for 2 ms and ask again at once. No thread starves."""
     rounds, users = 25, 40
     pool = Pool(FakeConnector(), max_size=4)
     counts = [0] * users
@@ -39,7 +39,7 @@ def test_19_threads_get_their_share() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    # a busy machine may keep a thread from asking; a pool that lets the quickest win has hundreds of turns to one
+    # a busy machine may keep a thread from asking; in an unfair pool one thread gets hundreds of times as many
     assert min(counts) * 2 >= max(counts) - 2, f"between {min(counts)} and {max(counts)} turns"
     pool.check_books()
     pool.close()
@@ -67,7 +67,7 @@ async def test_19_tasks_get_their_share(make: Make) -> None:
 
 @ASYNC
 async def test_20_tasks_are_served_in_order_of_arrival(make: Make) -> None:
-    """A newcomer who asks in the very tick of a release comes after those who wait."""
+    """A newcomer that asks in the same iteration of the loop as a release comes after the waiting callers."""
     async with make(max_size=1) as rig:
         served: list[str] = []
         held = await rig.lease()
@@ -90,7 +90,7 @@ async def test_20_tasks_are_served_in_order_of_arrival(make: Make) -> None:
 
 @THREADS
 async def test_20_threads_are_served_in_order_of_arrival(make: Make) -> None:
-    """Who has waited longer than the barging window (1 ms) is overtaken by nobody."""
+    """No caller overtakes one that has waited longer than the barging window (1 ms)."""
     async with make(max_size=1) as rig:
         served: list[int] = []
         held = await rig.lease()
@@ -125,18 +125,18 @@ async def test_20_the_bound_on_overtaking_is_a_setting(make: Make) -> None:
             waiter = ask(group, rig)
             await rig.queued(1)
             core = rig.pool._core
-            with rig.pool._gate.lock:  # nobody wakes up in between
+            with rig.pool._gate.lock:  # no other caller wakes up in between
                 oldest = core.endpoint.oldest()
             clock.advance(0.6)
             rig.pool.release  # noqa: B018
-            held.close()  # waited longer than the window: served here and now, by the releasing thread
+            held.close()  # waited longer than the window: the releasing thread serves it at once
             assert oldest.outcome is not None
             await rig.until(lambda: waiter.done)
         await rig.give(waiter.lease)
 
 
 async def test_20_a_failed_connect_wakes_the_next_at_once(make: Make) -> None:
-    """R6: the slot is free when the connect has failed, not when the waiter's time is up."""
+    """R6: the slot is free when the connect has failed, not at the deadline of the waiting caller."""
     async with make(max_size=1, features={"in_caller": True}) as rig:
         gate = rig.connector.hold("connect")
         errors = [ConnectionRefusedError("once")]

@@ -1,4 +1,4 @@
-"""Pain 11, 12: a forked child begins with an empty pool and leaves the parent's connections alone."""
+"""Complaints 11 and 12: a forked child starts with an empty pool and does not touch the parent's connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 
 def in_child(work: Callable[[], object]) -> str:
-    """What ``work()`` gives in a forked child, as text; the child ends without the parent's clean-up."""
+    """Return the result of ``work()`` in a forked child, as text. The child ends without the parent's clean-up."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -40,7 +40,7 @@ def in_child(work: Callable[[], object]) -> str:
 
 
 class Echo(Connector[socket.socket]):
-    """Real sockets to a server that answers each line with the number of its connection."""
+    """A connector with real sockets to a server that answers each line with the number of the connection."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -63,7 +63,7 @@ def ask(connection: socket.socket) -> str:
 
 
 class Server:
-    """Counts connections and goodbyes."""
+    """A server that counts connections and orderly closes."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -107,7 +107,7 @@ def test_11_the_childs_connections_are_its_own() -> None:
         with pool.lease() as connection:
             number = ask(connection)
         size = pool.stats().size
-        leased.close()  # the parent's: nothing happens to it
+        leased.close()  # the parent's: it is not touched
         pool.close()
         return number, size, pool.closed
 
@@ -138,7 +138,7 @@ def test_11_what_the_parent_knows_stays_in_the_parent() -> None:
     def child() -> object:
         phase = pool.stats().phase
         pool.resume()
-        pool.release(held)  # the parent's; not an error
+        pool.release(held)  # the parent's; no error
         connection = pool.acquire(timeout=5)
         pool.release(connection)
         pool.check_books()
@@ -170,7 +170,7 @@ def test_11_forget_lets_the_driver_let_go() -> None:
 
 
 def test_12_fork_while_another_thread_is_inside() -> None:
-    """In the parent one thread holds the pool's lock, another connects, a third waits."""
+    """In the parent one thread holds the pool's lock, another one connects, and a third one waits."""
     connector = FakeConnector()
     pool = Pool(connector, max_size=2)
     gate = connector.hold("connect")
@@ -198,7 +198,7 @@ def test_12_fork_while_another_thread_is_inside() -> None:
 
     def child() -> object:
         gate.set()
-        connections = [pool.acquire(timeout=3600) for _ in range(2)]  # a lock of the parent's would hang here
+        connections = [pool.acquire(timeout=3600) for _ in range(2)]  # a lock of the parent would block here
         for connection in connections:
             pool.release(connection)
         pool.clear()
@@ -206,7 +206,7 @@ def test_12_fork_while_another_thread_is_inside() -> None:
         pool.close()
         return True
 
-    # the gate's own lock may be held by a waiting thread just then; the pool's is the one under test
+    # a waiting thread may hold the gate's own lock at this moment; the test is about the pool's lock
     connector.gates.clear()
     assert in_child(lambda: child()) == "True"
     done.set()
@@ -275,7 +275,7 @@ def test_12_listeners_hear_of_the_child_in_the_child() -> None:
 
 
 def test_11_a_lease_collected_while_the_child_begins_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its finalizer runs in the middle of the change: the child's pool must not close the parent's connection."""
+    """Its finalizer runs during the restart. The child's pool must not close the parent's connection."""
     pool = Pool(FakeConnector(), max_size=2)
     leases = [pool.lease()]
     connection = leases[0].connection
@@ -316,7 +316,7 @@ def test_11_a_method_kept_by_the_program_gives_nothing_of_the_parents() -> None:
 
 @pytest.mark.parametrize("in_caller", [True, False], ids=["acquires", "connects for the pool"])
 def test_12_a_task_of_a_loop_that_is_gone_costs_the_next_one_nothing(in_caller: bool) -> None:
-    """The collector ends it when the pool lives on another loop: it must not give up a place that is not its own.
+    """The collector ends it while the pool is on another loop: it must not free a slot that is not its own.
 
     The same happens in a child that was forked out of a running loop.
     """
@@ -324,7 +324,7 @@ def test_12_a_task_of_a_loop_that_is_gone_costs_the_next_one_nothing(in_caller: 
     pool = AsyncPool(connector, max_size=1)
     gate = connector.hold("connect")
     loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda loop, context: None)  # destroyed while pending: so it is
+    loop.set_exception_handler(lambda loop, context: None)  # asyncio reports that it was destroyed while pending
     task = loop.create_task(pool.acquire())
     loop.run_until_complete(asyncio.sleep(0.01))
     loop.close()

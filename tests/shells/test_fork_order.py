@@ -1,4 +1,4 @@
-"""What a forked child has to do: in which order, and for how long it is remembered."""
+"""The handlers of a forked child: their order, and how long they are stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Thing:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the handlers of a test have noted; those of the process are put aside."""
+    """Return what the handlers of this test record. The handlers of the process are removed meanwhile."""
     monkeypatch.setattr(fork, "_handlers", {stage: [] for stage in Stage})
     monkeypatch.setattr(fork, "_restarts", {stage: weakref.WeakKeyDictionary() for stage in Stage})
     return []

@@ -1,4 +1,4 @@
-"""The gate, its queue in order, the listeners and the access without the lock, each by itself."""
+"""The gate, the order of its queue, the listeners and the access without the lock, each alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poolkit.testing import FakeConnector
 
 
 class Rig:
-    """A gate around a core without decisions, that notes what is called."""
+    """A gate around a core without decisions, which records the calls."""
 
     def __init__(self, kind: type[Gate] = Gate, answers: tuple[bool | None, ...] = (True,)) -> None:
         self.core = NoWork()
@@ -138,7 +138,7 @@ def test_items_that_arrive_meanwhile_are_handled_in_order_by_the_same_thread() -
     def handle(item: int) -> None:
         if item == 1:
             queue.items.append(3)
-            queue.flush()  # another one is at it: returns at once
+            queue.flush()  # another thread is inside: returns at once
         handled.append(item)
 
     queue: InOrder[int] = InOrder(handle, deque([1, 2]))

@@ -1,6 +1,6 @@
-"""gevent replaces the primitives of Python, perhaps after poolkit was imported: pools work all the same.
+"""gevent replaces Python's primitives, perhaps after poolkit was imported. Pools still work.
 
-Each program runs in a process of its own, for what gevent has patched stays so.
+Each program runs in a process of its own, because gevent's patches cannot be undone.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def run(*parts: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == "well\n", done.stdout + done.stderr
     ours = [line for line in done.stderr.splitlines() if "poolkit/" in line or "poolkit:" in line]
-    assert not ours, done.stderr  # gevent spoils the end of threads that began before: Python tells of that
+    assert not ours, done.stderr  # gevent breaks the end of threads that began before, and Python reports that
 
 
 def test_patched_before_the_import() -> None:
@@ -84,5 +84,5 @@ def test_patched_after_a_pool_was_made() -> None:
 
 
 def test_patched_after_a_pool_was_used() -> None:
-    """Its threads are real ones, which leave the work to new ones."""
+    """The pool's threads are real ones, which leave their work to new ones."""
     run(BEFORE, MAKE, "pool.release(pool.acquire())", PATCH, WORK)

@@ -1,4 +1,4 @@
-"""A connect in a thread of the pool that does not return: it is given up, and nothing that it opens later stays."""
+"""A connect in a thread of the pool that does not return: it is given up, and what it opens later is closed."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from poolkit.policies.connects import default_bound
 from poolkit.runtimes import threads
 from tests.support.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.filterwarnings("ignore::poolkit.PoolConfigWarning")  # connects longer than their callers wait
+pytestmark = pytest.mark.filterwarnings("ignore::poolkit.PoolConfigWarning")  # a connect may outlast its caller's wait
 
 
 class Hanging(Connector[Any]):
-    """Its connects hang until they are told to go on. Each is given up at once."""
+    """A connector whose connects hang until the test releases them. Each is given up at once."""
 
     reports_errors = True
 
     def __init__(self) -> None:
         self.healthy = False
         self.go = threading.Event()
-        self.threads: list[int] = []  # that hang, or have hung
+        self.threads: list[int] = []  # those that hang, or have hung
         self.given_up: list[int] = []
         self.open = 0
-        self.ends = True  # give_up() ends the session for certain
+        self.ends = True  # give_up() certainly ends the session
         self.late = False
 
     def connect(self, timeout: float | None) -> object:
@@ -61,7 +61,7 @@ def connector() -> Iterator[Hanging]:
 
 
 def hang(pool: Pool[Any], connector: Hanging, count: int) -> None:
-    """Let so many connects hang, one after the other, and be given up."""
+    """Let so many connects hang, one after the other, until they are given up."""
     for number in range(1, count + 1):
         while len(connector.threads) < number:
             with pytest.raises(PoolError):
@@ -125,7 +125,7 @@ def test_its_waiting_caller_hears_of_it(connector: Hanging) -> None:
         with pytest.raises(ConnectFailed, match=r"db: .*the connect has not returned in 0\.\d+ s") as caught:
             pool.acquire(timeout=PATIENCE)
         assert isinstance(caught.value, ConnectTimeout)
-        failures: list[Event] = []  # told just after the caller has been woken
+        failures: list[Event] = []  # reported just after the caller was woken
         until(
             lambda: failures.extend(e for e in events if e.kind is EventKind.CONNECT_FAILED) or failures, "it is told"
         )
@@ -156,7 +156,7 @@ def test_warm_up_goes_on_beside_those_that_are_given_up(connector: Hanging) -> N
 
 
 def test_callers_are_served_after_a_warm_up_that_was_given_up(connector: Hanging) -> None:
-    """Its places that it has not come to do not count as connects for ever."""
+    """Connects that it has not started do not count for ever."""
     with Pool(connector, max_size=4, max_connecting=2, connect_timeout=0.05) as pool:
         with pytest.raises(ConnectFailed, match="4 of 4 did not finish in time"):
             pool.warm_up(4, timeout=0)
@@ -169,7 +169,7 @@ def test_callers_are_served_after_a_warm_up_that_was_given_up(connector: Hanging
 
 
 def test_warm_up_opens_the_rest_beside_one_that_hangs_for_ever(connector: Hanging) -> None:
-    """The thread that hangs opens none when it returns: another one has taken its place."""
+    """The thread that hangs opens nothing more when it returns, because another one has replaced it."""
 
     def give_up(thread: int) -> bool:
         connector.healthy = True
@@ -197,7 +197,7 @@ def test_what_it_has_left_at_the_server_keeps_its_place(connector: Hanging) -> N
 
 @pytest.mark.parametrize("ends", [False, True], ids=["it keeps its place", "its place is free"])
 def test_what_is_left_of_its_connection_counts_as_its_thread_does(connector: Hanging, ends: bool) -> None:
-    """It opens a connection after all, which is aborted."""
+    """It opens a connection late, which is aborted."""
     connector.ends = ends
     left: Future[None] = Future()
     aborted: list[object] = []
@@ -209,7 +209,7 @@ def test_what_is_left_of_its_connection_counts_as_its_thread_does(connector: Han
     connector.abort = abort  # type: ignore[method-assign]
     with Pool(connector, max_size=1, connect_timeout=0.05) as pool:
         hang(pool, connector, 1)
-        if ends:  # one thread may go on while its place is free
+        if ends:  # one thread may go on while its slot is free
             connector.go.set()
             until(lambda: aborted, "it is aborted")
             connector.go.clear()
@@ -219,7 +219,7 @@ def test_what_is_left_of_its_connection_counts_as_its_thread_does(connector: Han
 
 
 def keeps_its_place(pool: Pool[Any], connector: Hanging, left: Future[None]) -> None:
-    """The only place is taken until ``left`` is done, whether the thread has returned or not."""
+    """Check that the only slot is taken until ``left`` is done, whether the thread has returned or not."""
     threads = {thread for thread in threading.enumerate() if thread.ident in connector.threads}
     connector.healthy = True
     connector.go.set()
@@ -235,7 +235,7 @@ def keeps_its_place(pool: Pool[Any], connector: Hanging, left: Future[None]) -> 
 
 
 class Slow(logging.Handler):
-    """A listener and a log handler that take their time."""
+    """A listener and a log handler that are slow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ class Slow(logging.Handler):
             self.wait()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("slow log: the connect has not"):  # not that of an earlier test
+        if record.getMessage().startswith("slow log: the connect has not"):  # not one of an earlier test
             self.wait()
 
     def wait(self) -> None:

@@ -1,4 +1,4 @@
-"""Who holds a lease: an identity that is never used again, keeps nothing alive, and says that its owner has ended."""
+"""The holder of a lease: an identity that is never reused, keeps nothing alive, and shows that its owner has ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Make = Callable[..., Rig]
 
 
 def in_thread(call: Callable[[], object], name: str) -> threading.Thread:
-    """Run it in a thread of that name, which has ended afterwards."""
+    """Run it in a thread of that name, and wait for the end of the thread."""
     thread = threading.Thread(target=call, name=name)
     thread.start()
     thread.join()
@@ -43,7 +43,7 @@ def longest_held(text: str) -> str:
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_thread_that_has_ended_is_never_taken_for_another(debug: bool) -> None:
-    """Python gives its number to the next thread: here to each of 50 that ask in vain."""
+    """Python gives its identifier to the next thread: here to each of 50 that get no connection."""
     with Pool(FakeConnector(), max_size=1, debug=debug) as pool:
         kept: list[Any] = []
         in_thread(lambda: kept.append(pool.acquire()), "leaky")
@@ -68,7 +68,7 @@ def test_a_thread_that_has_ended_is_never_taken_for_another(debug: bool) -> None
 @ASYNC
 @pytest.mark.parametrize("debug", [False, True])
 async def test_a_task_that_has_ended_is_never_taken_for_another(make: Make, flavour: str, debug: bool) -> None:
-    """Python makes the next task where the last one was."""
+    """Python creates the next task at the address of the last one."""
     async with make(max_size=1, debug=debug) as rig:
         kept: list[Any] = []
         told: list[str] = []
@@ -196,7 +196,7 @@ def test_each_thread_has_one_identity() -> None:
 
 
 def test_a_local_storage_that_was_replaced_since_is_the_one_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As gevent does, after the import of poolkit: greenlets are callers of their own then."""
+    """gevent replaces it after the import of poolkit. Greenlets are separate callers from then on."""
 
     class Local(threading.local):
         pass

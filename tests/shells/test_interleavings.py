@@ -1,4 +1,4 @@
-"""Whole pools under threads that are switched between any two lines, deterministically by seed."""
+"""Whole pools under threads that are switched between any two lines, deterministically for a seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ K = EventKind
 # thousands of switches of real threads: slow where other processes keep both cores busy
 pytestmark = pytest.mark.timeout(180)
 
-# every seed that ever failed, with the fault it showed
+# every seed that has failed, with the fault that it showed
 FAILED_ONCE = {
     2220: "a waiter had used and put back its connection before the one who gave it to it was done with it",
     284: "two reconfigurations at once left the settings that are shown different from those in effect",
@@ -39,7 +39,7 @@ FAILED_ONCE_IN_TASKS = {
 
 
 class AsItWas(PoolSimulation):
-    """The schedules in which those seeds failed: one stream of chance for all threads, no forks, no collections."""
+    """The schedules in which those seeds failed: one random stream for all threads, no forks, no collections."""
 
     full = False
 
@@ -72,7 +72,7 @@ def test_no_schedule_of_tasks_and_cancellations_breaks_a_promise(block: int) -> 
 
 
 def test_the_simulation_finds_a_connection_that_a_cancelled_waiter_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Served and cancelled in the same moment: without passing it on, the connection is in nobody's hands."""
+    """A caller is served and cancelled at the same moment. If it does not pass the connection on, no one holds it."""
     original = Core.abandon
 
     def keeping(core: Core, waiter: Any, now: float, **how: Any) -> None:
@@ -99,7 +99,7 @@ def _three_threads_share(seed: int, *, size: int = 1, listeners: tuple[Story, ..
             _Server(), runtime=runtime, clock=world.clock, max_size=size, max_lifetime=None, idle_timeout=None,
             barging_window=0, acquire_timeout=1000, listeners=listeners,
         )  # fmt: skip
-    pool._core.recheck_interval = float("inf")  # it would help the forgotten
+    pool._core.recheck_interval = float("inf")  # it would serve the forgotten callers
 
     def work() -> None:
         for _ in range(3):
@@ -126,7 +126,7 @@ def _who_is_told_of_three_threads(seed: int) -> None:
 
 @pytest.mark.parametrize("block", range(4))
 def test_what_a_listener_hears_of_three_threads_makes_sense_in_any_order(block: int) -> None:
-    """The next lease of a connection is told after the last one of it, and none is lost or told twice."""
+    """The events of a connection's next lease follow those of its last one, and none is lost or delivered twice."""
     for seed in range(25 * block, 25 * (block + 1)):
         _who_is_told_of_three_threads(seed)
 
@@ -134,7 +134,7 @@ def test_what_a_listener_hears_of_three_threads_makes_sense_in_any_order(block: 
 @pytest.mark.usefixtures("no_collector")  # it runs finalizers among the steps, and the search takes longer or shorter
 @pytest.mark.timeout(900)  # a machine ten times slower searches ten times longer
 def test_the_simulation_finds_a_release_that_is_told_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told once the connection is idle, the next lease of it may be told first."""
+    """If RELEASED is emitted after the connection is idle, the events of its next lease may come first."""
     original = _fast.make_put
 
     def late(core: Any, owned: Any, clock: Any, missed: Any, listeners: Any) -> Any:
@@ -158,7 +158,7 @@ def test_the_simulation_finds_a_release_that_is_told_too_late(monkeypatch: pytes
 @pytest.mark.usefixtures("no_collector")  # it runs finalizers among the steps, and the search takes longer or shorter
 @pytest.mark.timeout(900)  # a machine ten times slower searches ten times longer
 def test_the_simulation_finds_a_lost_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the second look after putting a connection back, somebody is forgotten sooner or later."""
+    """Without the second check after a return, the pool forgets a caller sooner or later."""
     original = _fast.make_put
 
     def forgetful(core: Any, clock: Any, missed: Any) -> Any:
@@ -171,14 +171,14 @@ def test_the_simulation_finds_a_lost_wake_up(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class WithoutClasses(PoolSimulation):
-    """Callers are equal in every schedule."""
+    """Schedules without classes of callers."""
 
     class_share = 0.0
 
 
 def test_a_failure_of_threads_shows_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all switches and callers few are left, and without the fault they do no harm."""
-    monkeypatch.setattr(Core, "dropped", lambda self, slot, now: None)  # its place is never free again
+    """Only a few switches and callers are left, and without the fault they do no harm."""
+    monkeypatch.setattr(Core, "dropped", lambda self, slot, now: None)  # its slot is never free again
     monkeypatch.setattr(replay, "PATIENCE", 100.0)  # the machine may be busy
     with pytest.raises(SimulationFailure) as caught:
         for seed in (seed for seed in range(60) if some_autoscale(seed) is None):

@@ -1,4 +1,4 @@
-"""Connections that their first user opens, in a pool without keys."""
+"""Connections that open in their first use, in a pool without keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Lazy:
-    """Its connections are opened by their first users."""
+    """A connector whose connections open in their first use."""
 
     def lazy(self, connection: FakeConnection) -> bool:
         return True
@@ -62,7 +62,7 @@ async def test_a_first_use_that_fails_is_a_failed_connect(lazy: Callable[..., Ri
 
 
 async def test_the_pool_opens_none_by_itself(lazy: Callable[..., Rig]) -> None:
-    """No successor of one whose lifetime ends: it would not be open."""
+    """It prepares no replacement of a connection whose lifetime ends, because that would not be open."""
     clock = ManualClock()
     async with lazy(clock=clock, max_lifetime=100.0, lifetime_jitter=0.0, idle_timeout=None) as rig:
         leases = [await rig.lease() for _ in range(2)]

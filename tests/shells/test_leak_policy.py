@@ -1,4 +1,4 @@
-"""What becomes of a lease that is held longer than leak_after."""
+"""What happens to a lease that is held longer than leak_after."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_reclaim_frees_the_place_and_the_connection_is_never_used_again(
         assert lost.connection.closed
         assert "taken away (on_leak='reclaim')" in caplog.text
         assert rig.stats.closes["leaked"] == 1
-        await rig.give(lost)  # who gives it back later is not blamed, and nothing comes into the pool
+        await rig.give(lost)  # returning it later raises no error and puts nothing into the pool
         assert rig.stats.in_use == 1
         await rig.give(waiter.lease)
         assert rig.stats.idle == 1
@@ -73,7 +73,7 @@ async def test_reclaim_lets_a_bare_connection_be_released_once(make: Make) -> No
 
 
 async def test_reclaim_remembers_no_lease_that_is_gone(make: Make) -> None:
-    """Its identity may be the next one's."""
+    """Another lease may get the identity of one that is gone."""
     clock = ManualClock()
     async with make(max_size=1, leak_after=5, on_leak="reclaim", clock=clock) as rig:
         lost = await rig.lease()
@@ -85,7 +85,7 @@ async def test_reclaim_remembers_no_lease_that_is_gone(make: Make) -> None:
 
 
 async def test_reclaim_leaves_multiplexed_connections_alone(make: Make) -> None:
-    """Its other leases are sound, and which of them is the old one is not known."""
+    """Its other leases are intact, and the old one among them is not known."""
     clock = ManualClock()
     async with make(
         max_size=1, leak_after=5, on_leak="reclaim", clock=clock, features={"streams": 3, "resets": False}

@@ -1,4 +1,4 @@
-"""Pain 13-15: a lease that is dropped, finalizers that run anywhere, pools left open at exit."""
+"""Complaints 13 to 15: a dropped lease, finalizers that run anywhere, pools left open at exit."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ async def test_13_a_dropped_lease_is_found_and_its_slot_free(make: Make, cycle: 
 
 
 async def test_13_an_adapter_may_report_that_its_caller_has_dropped_a_connection(make: Make) -> None:
-    """For callers that hold an object of the driver, of which the pool's connection is only the record."""
+    """For callers that hold an object of the driver, while the pool's connection is only a record of it."""
     async with make(max_size=1) as rig:
         connection = await rig.acquire()
-        rig.pool.release_dropped(id(object()))  # nothing that is on lease
+        rig.pool.release_dropped(id(object()))  # not on lease
         assert rig.stats.in_use == 1
         with leak_warning("dropped without close"):
             rig.pool.release_dropped(id(connection))
-            rig.pool.release_dropped(id(connection))  # a no-op: it is not on lease any more
+            rig.pool.release_dropped(id(connection))  # does nothing: it is no longer on lease
             other = await rig.acquire(2)
         assert connection.closed
         assert rig.stats.leaks == 1
@@ -66,7 +66,7 @@ async def test_13_an_adapter_may_report_that_its_caller_has_dropped_a_connection
 
 
 def connect_in_vain(pool: Any) -> None:
-    """A caller with a lease in hand connects once more, in vain, and forgets both."""
+    """A caller with a lease tries one more connect, which fails, and drops both."""
     kept = pool.lease()
     pool._connector.fail("connect", lambda: ConnectionRefusedError("down"))
     with pytest.raises(ConnectionRefusedError):
@@ -84,7 +84,7 @@ async def connect_in_vain_in_a_task(pool: Any) -> None:
 
 
 async def test_13_the_last_connect_error_keeps_nobody_s_lease_alive(make: Make) -> None:
-    """A caller who connects by itself is in the traceback of the error, with all that it has."""
+    """The traceback of the error holds the frames of a caller that connects itself, and so its lease."""
     async with make(max_size=2, features={"in_caller": True}) as rig:
         await rig.call(connect_in_vain if rig.threads else connect_in_vain_in_a_task, rig.pool)
         rig.connector.fail("connect", None)
@@ -118,7 +118,7 @@ async def test_13_a_caller_who_waits_already_gets_the_slot(make: Make) -> None:
 
 
 async def test_13_a_dropped_lease_takes_no_other_with_it(make: Make) -> None:
-    """The next lease may be made at the address of the dropped one; it must not be mistaken for it."""
+    """The next lease may get the address of the dropped one, and must not be taken for it."""
     async with make(max_size=3, features={"resets": False}) as rig:
         await rig.fill(3)
         with leak_warning():
@@ -167,7 +167,7 @@ async def test_13_warnings_as_errors_hit_nobody_else(make: Make, caplog: pytest.
 
 
 async def test_13_an_idle_pool_tells_of_a_drop_by_itself(make: Make) -> None:
-    """Nobody comes by the pool any more: housekeeping finds the dropped lease."""
+    """No caller uses the pool any more: the housekeeping finds the dropped lease."""
     events: list[Any] = []
     async with make(max_size=1, listeners=[events.append]) as rig:
         kept = [await rig.lease()]
@@ -198,7 +198,7 @@ async def test_13_leak_after_reports_a_long_lease_once_with_its_place(
         assert "5.1 s (leak_after=5)" in record.getMessage()
         assert "kit.py:" in record.getMessage()
         assert [event.kind for event in events].count(EventKind.LEASE_LEAKED) == 1
-        assert not lease.connection.closed  # a report, nothing is cut
+        assert not lease.connection.closed  # only a report: nothing is aborted
         await rig.give(lease)
         again = await rig.lease()
         clock.advance(6)
@@ -208,7 +208,7 @@ async def test_13_leak_after_reports_a_long_lease_once_with_its_place(
 
 
 class Collecting(FakeConnector):
-    """Collects garbage, with dropped leases in cycles among it, wherever the pool calls its driver."""
+    """Collects garbage, dropped leases in cycles included, wherever the pool calls its driver."""
 
     def _stage(self, stage: str) -> None:
         gc.collect()
@@ -226,7 +226,7 @@ class Collecting(FakeConnector):
 def test_14_garbage_collected_in_every_hook_does_not_hang() -> None:
     pool = Pool(Collecting(), max_size=4, check_after_idle=0, acquire_timeout=20)
     gc.collect()
-    gc.freeze()  # collections cost what this test makes, not what was there before
+    gc.freeze()  # collections then cost only what this test creates
     gc.disable()
     try:
         with warnings.catch_warnings():
@@ -250,7 +250,7 @@ def test_14_garbage_collected_in_every_hook_does_not_hang() -> None:
 
 
 def test_14_garbage_collected_at_every_allocation_does_not_hang() -> None:
-    """With a threshold of 1 a collection may come inside each of the pool's critical sections."""
+    """With a threshold of 1 a collection may start inside any critical section of the pool."""
 
     class Cursor:
         """Like a driver's object: gives its connection back when it is finalized."""
@@ -271,7 +271,7 @@ def test_14_garbage_collected_at_every_allocation_does_not_hang() -> None:
             with pool.lease():
                 pass
             if number % 10 == 0:
-                gc.collect()  # those that have survived a young collection
+                gc.collect()  # objects that have survived a young collection
         done.append(1)
 
     before = gc.get_threshold()
@@ -330,7 +330,7 @@ def test_15_the_interpreter_exits_at_once_and_silently(more: str) -> None:
     else:
         text = more
     program = EXIT.format(more=text)
-    # the close and the sleeping caller take an hour: whatever waits for them runs into the limit
+    # the close and the sleeping caller take an hour: a wait for them exceeds the test's limit
     # some of the leases are dropped, and a debug build shows each ResourceWarning
     command = [sys.executable, "-W", "ignore::ResourceWarning", "-W", "error::RuntimeWarning", "-c", program]
     process = subprocess.run(command, capture_output=True, text=True, timeout=90)
@@ -339,7 +339,7 @@ def test_15_the_interpreter_exits_at_once_and_silently(more: str) -> None:
 
 
 class Raced(deque[Any]):
-    """Another thread takes what this one has just seen in it."""
+    """A container from which another thread takes what this one has just seen."""
 
     def __bool__(self) -> bool:
         there = len(self) > 0
@@ -383,7 +383,7 @@ def test_15_a_lease_outlives_its_loop() -> None:
         return await pool.lease()
 
     lease = asyncio.run(main())
-    lease.close_nowait()  # the loop is gone: nothing hangs, nothing is raised
+    lease.close_nowait()  # the loop has ended: nothing hangs, and nothing is raised
     asyncio.run(_again(pool))
 
 

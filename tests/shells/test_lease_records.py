@@ -1,4 +1,4 @@
-"""Who holds what since when, and where it was taken, is each lease's: also with many leases on one connection."""
+"""Each lease has its own holder, start and place, also when many leases share a connection."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Interrupted(Exception):
 
 
 def leave(connector: Any, left: list[Any]) -> None:
-    """From now on each connect is interrupted, and leaves what stands last in ``left``."""
+    """Interrupt each connect from now on. Each leaves the last element of ``left``."""
     connector.fail("connect", lambda: Interrupted())
     connector.leftover = lambda error: left[-1] if isinstance(error, Interrupted) and left else None
 
@@ -120,7 +120,7 @@ def test_what_an_aborted_connection_leaves_keeps_its_permit(how: str) -> None:
 
 
 def connector_closes(pool: Any, held: Any) -> None:
-    """The connection is closed in good order, by a connector that can only abort."""
+    """The connection is closed in an orderly way, by a connector that can only abort."""
     pool._driver.operations.close = None
     pool.clear()
     pool.release(held)

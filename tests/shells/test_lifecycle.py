@@ -1,4 +1,4 @@
-"""The pool's threads: few, shared, and gone when nothing needs them."""
+"""The pool's threads: they are few, shared, and end when no pool needs them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def soon(condition: Callable[[], object]) -> bool:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process of its own as far as the pools' threads are concerned, and threads that leave soon."""
+    """Give the test its own set of pool threads, which end soon after their last work."""
     monkeypatch.setattr(threads, "_process", threads._Process())
     monkeypatch.setattr(threads, "LINGER", 0.05)
     before = set(housekeepers())
@@ -67,7 +67,7 @@ def test_one_housekeeping_thread_for_all_pools() -> None:
     for pool in pools[1:]:
         pool.close()
     time.sleep(0.15)
-    assert len(housekeepers()) == 1  # one pool still needs it
+    assert len(housekeepers()) == 1  # one pool still uses it
     pools[0].close()
     assert soon(lambda: not housekeepers()), "nothing is due any more, but the thread is there"
 
@@ -119,7 +119,7 @@ def test_a_pool_that_fails_in_housekeeping_harms_no_other(caplog: pytest.LogCapt
 
 
 def test_housekeeping_is_not_held_up_by_slow_io() -> None:
-    """One pool's check hangs, another's sweep goes on: I/O is for workers."""
+    """The check of one pool hangs, and the sweep of another goes on: workers do the I/O."""
     slow = FakeConnector()
     gate = slow.hold("check")
     first = Pool(slow, max_size=1, keepalive=0.01)

@@ -1,4 +1,4 @@
-"""How long connections live, in virtual time: at acquire, at release and by the sweep."""
+"""Lifetimes of connections in virtual time: at acquire, at release and in the sweep."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_max_lifetime_is_enforced_at_acquire(make: Make, clock: ManualCloc
         assert lease.connection.number in (1, 2)
         await rig.give(lease)
         clock.advance(0.1)
-        lease = await rig.lease()  # no sweep was made
+        lease = await rig.lease()  # no sweep has run
         assert lease.connection.number >= 3
         await rig.give(lease)
         assert rig.stats.closes[CloseReason.EXPIRED.value] >= 1
@@ -93,11 +93,11 @@ async def test_rotation_makes_the_new_connection_before_it_closes_the_old(make: 
         await rig.until(lambda: rig.stats.connecting == 2)
         assert not first.closed
         assert not second.closed
-        leases = [await rig.lease(1), await rig.lease(1)]  # capacity has not dipped: the old ones serve
+        leases = [await rig.lease(1), await rig.lease(1)]  # the capacity is unchanged: the old ones still serve
         for lease in leases:
             await rig.give(lease)
         rig.pool.run_due()
-        assert rig.stats.connecting == 2  # asked for once
+        assert rig.stats.connecting == 2  # requested once
         gate.set()
         await rig.until(lambda: first.closed and second.closed)
         assert rig.stats.idle == 2
@@ -134,7 +134,7 @@ async def test_a_successor_that_fails_is_tried_again(make: Make, clock: ManualCl
 
 
 async def test_rotation_happens_by_itself(make: Make) -> None:
-    """On the real clock, with nobody there."""
+    """On the real clock, without callers."""
     async with make(max_size=3, min_size=2, max_lifetime=0.1, lifetime_jitter=0.5, idle_timeout=None) as rig:
         await rig.give(await rig.lease())
         await rig.until(lambda: rig.connector.calls["connect"] >= 6)
@@ -177,7 +177,7 @@ async def test_keepalive_asks_idle_connections(make: Make, clock: ManualClock) -
         assert rig.connector.calls["check"] == 0
         clock.advance(2)
         await rig.tick()
-        assert rig.connector.calls["check"] == 2  # not all at once: some stay at hand
+        assert rig.connector.calls["check"] == 2  # not all at once: some stay usable
         for _ in range(3):
             clock.advance(0.1)
             await rig.tick()
@@ -230,7 +230,7 @@ async def test_the_window_in_which_a_connection_is_trusted(
 
 
 async def test_a_look_comes_before_a_question(make: Make, clock: ManualClock) -> None:
-    """A connection that its peer has closed is skipped without a round trip."""
+    """The socket shows that the peer has closed a connection, so that one is skipped without a round trip."""
     async with make(max_size=3, check_after_idle=1, clock=clock, features={"peeks": True}) as rig:
         connections = await rig.fill(3)
         connections[2].alive = connections[1].alive = False
@@ -280,14 +280,14 @@ async def test_lazy_and_eager(make: Make, flavour: str) -> None:
         await rig.until(lambda: rig.stats.idle == 2)
     async with make(max_size=5, min_size=2, start="eager") as rig:
         if flavour != "threads":
-            async with rig.pool:  # tasks need a loop: the first touch on it
+            async with rig.pool:  # tasks need a loop: its first use
                 await rig.until(lambda: rig.stats.idle == 2)
                 return
         await rig.until(lambda: rig.stats.idle == 2)
 
 
 async def test_min_size_is_kept_while_a_discarded_connection_is_being_closed(make: Make) -> None:
-    """A server that takes its time to say goodbye holds nothing up, as long as permits are free."""
+    """A server that closes slowly delays nothing while permits are free."""
     async with make(max_size=4, min_size=2) as rig:
         await rig.warm_up()
         closing = rig.connector.hold("close")

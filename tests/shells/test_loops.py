@@ -1,4 +1,4 @@
-"""An AsyncPool lives on one event loop at a time."""
+"""An AsyncPool belongs to one event loop at a time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_second_loop_after_the_first_has_connections_of_its_own(first: str, se
     run = {"asyncio": lambda: asyncio.run(use(pool)), "trio": lambda: trio.run(use, pool)}
     assert run[first]() == 1
     assert run[second]() == 2
-    assert connector.connections[0].closed  # by an abort: nobody can say goodbye on a loop that has ended
+    assert connector.connections[0].closed  # by an abort: no orderly close is possible on a loop that has ended
     assert pool.stats().size == 1
     pool.check_books()
 
@@ -59,7 +59,7 @@ def test_a_second_loop_beside_the_first_is_refused() -> None:
         started.set()
         while not over.is_set():
             await asyncio.sleep(0.001)
-        assert await use(pool) == 1  # unharmed
+        assert await use(pool) == 1  # still usable
         pool.check_books()
         await pool.close()
 
@@ -106,7 +106,7 @@ def test_callers_of_a_loop_that_ended_are_forgotten() -> None:
 
 
 def test_background_work_at_the_end_of_a_loop_makes_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
-    """Connects, checks, closes and resets that the end of the loop interrupts."""
+    """The end of the loop interrupts connects, checks, closes and resets without warnings."""
 
     async def main(pool: AsyncPool[Any], connector: AsyncFakeConnector, stage: str) -> None:
         leases = [await pool.lease() for _ in range(2)]
@@ -168,7 +168,7 @@ def test_housekeeping_asked_for_before_the_first_use_is_not_lost() -> None:
     clock = ManualClock()
     connector = AsyncFakeConnector()
     pool = AsyncPool(connector, max_size=2, idle_timeout=0.05)
-    pool.reconfigure(idle_timeout=0.06)  # asks for a sweep where there is no loop yet
+    pool.reconfigure(idle_timeout=0.06)  # requests a sweep before there is a loop
     del clock
 
     async def main() -> None:
@@ -184,7 +184,7 @@ def test_housekeeping_asked_for_before_the_first_use_is_not_lost() -> None:
 
 
 def test_commands_from_a_thread_without_a_loop() -> None:
-    """clear, reconfigure, suspend, resume and stats are plain calls, from anywhere."""
+    """clear, reconfigure, suspend, resume and stats are plain calls that work in any thread."""
     pool, connector = pool_of()
 
     async def main() -> None:
@@ -206,6 +206,6 @@ def test_commands_from_a_thread_without_a_loop() -> None:
 def test_close_needs_the_pools_own_loop_while_that_runs() -> None:
     pool, connector = pool_of()
     asyncio.run(use(pool))
-    asyncio.run(pool.close())  # the loop has ended: closed from any other
+    asyncio.run(pool.close())  # the loop has ended: another one may close the pool
     assert pool.closed
     assert connector.live == 0

@@ -1,4 +1,4 @@
-"""How long callers waited, connects took and leases lasted, as a pool tells it."""
+"""The durations of waits, connects and leases, as a pool reports them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_waits_and_connects_are_measured_and_the_others_waited_for_nothing
         assert stats.wait.sum == pytest.approx(0.3)
         assert stats.wait.counts[0] == 6
         assert stats.connect.count == stats.connects == 1
-        assert stats.use.count == 0  # not asked for
+        assert stats.use.count == 0  # not requested
         assert stats.windows[10].mean_use == pytest.approx(0.3 / 7)
 
 
@@ -41,7 +41,7 @@ async def test_waits_and_connects_are_measured_and_the_others_waited_for_nothing
 async def test_the_length_of_every_lease_is_measured_when_asked_for(make: Make, resets: bool) -> None:
     clock = ManualClock()
     async with make(max_size=2, clock=clock, use_histogram=True, features={"resets": resets}) as rig:
-        for _ in range(600):  # more than are kept aside
+        for _ in range(600):  # more than are buffered
             lease = await rig.lease()
             clock.advance(0.003)
             await rig.give(lease)
@@ -90,7 +90,7 @@ async def test_an_observer_hears_of_those_who_did_not_find_an_idle_connection(ma
 async def test_what_an_observer_hears_does_not_depend_on_the_path_of_an_acquire(
     make: Make, settings: dict[str, Any]
 ) -> None:
-    """With these settings, too, an acquire that finds an idle connection at once is no wait."""
+    """With these settings too, an acquire that finds an idle connection at once is not a wait."""
     seen: list[float] = []
     async with make(max_size=1, **settings) as rig:
         rig.pool.add_wait_observer(lambda pool, seconds, error: seen.append(seconds))

@@ -1,4 +1,4 @@
-"""Connections that serve several leases at once, and pools with an endpoint for each key."""
+"""Connections that serve several leases at once, and keyed pools."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_one_connection_serves_as_many_as_it_can(make: Make) -> None:
 
 
 async def test_waiters_share_the_connect_that_they_wait_for(make: Make) -> None:
-    """Once it is known that a connection serves 5, ten callers do not open ten."""
+    """Once it is known that a connection serves 5 leases, ten callers do not open ten connections."""
     async with make(max_size=10, features={"streams": 5, "resets": False}, clock=ManualClock()) as rig:
         await rig.give(await rig.lease())
         rig.pool.clear()
@@ -62,14 +62,14 @@ async def test_the_last_one_out_closes_a_broken_connection(make: Make) -> None:
         await rig.give(first, error=Broken())
         assert not second.connection.closed
         third = await rig.lease()
-        assert third.connection.number == 2  # nobody new on the broken one
+        assert third.connection.number == 2  # the broken one gets no new lease
         await rig.give(second)
         await rig.until(lambda: second.connection.closed)
         await rig.give(third)
 
 
 async def test_capacity_may_change_while_leased(make: Make) -> None:
-    """SETTINGS of HTTP/2 raise it, GOAWAY ends it."""
+    """As in HTTP/2, where SETTINGS raise it and GOAWAY ends it."""
     async with make(max_size=1, features={"streams": 1, "resets": False}) as rig:
         first = await rig.lease()
         async with anyio.create_task_group() as group:
@@ -78,7 +78,7 @@ async def test_capacity_may_change_while_leased(make: Make) -> None:
             first.set_capacity(3)
             await rig.until(lambda: all(waiter.done for waiter in waiters))
         assert {waiter.lease.connection.number for waiter in waiters} == {1}
-        first.set_capacity(0)  # those go on, nobody new comes
+        first.set_capacity(0)  # those go on, and no new lease begins
         with pytest.raises(AcquireTimeout):
             await rig.lease(0.01)
         for lease in (first, *(waiter.lease for waiter in waiters)):
@@ -130,7 +130,7 @@ async def test_a_shared_connection_cannot_be_taken_out(make: Make) -> None:
 
 
 async def test_a_shared_connection_needs_leases(make: Make) -> None:
-    """acquire() gives the bare connection: two of them could not be told apart when they come back."""
+    """acquire() returns the bare connection, so two leases of it could not be distinguished at their return."""
     async with make(max_size=1, features={"streams": 3, "resets": False}) as rig:
         with pytest.raises(UsageError, match=r"lease\(\)"):
             await rig.acquire()
@@ -155,7 +155,7 @@ async def test_drop_in_a_crowd(make: Make) -> None:
 
 
 class Keyed:
-    """Endpoints by name; a connection remembers its own."""
+    """Endpoints by name. A connection stores the name of its endpoint."""
 
     lazily = False
     guess = 1
@@ -203,7 +203,7 @@ async def test_each_key_has_connections_of_its_own(keyed: Callable[..., Rig]) ->
         assert (await use(rig, "a")).number == 1
         assert (await use(rig, "b")).number == 2
         assert (await use(rig, "a")).number == 1
-        assert rig.stats.lanes == 3  # and the one without a key
+        assert rig.stats.lanes == 3  # and the endpoint without a key
         assert rig.stats.idle == 2
 
 
@@ -220,7 +220,7 @@ async def test_the_longest_unused_of_another_key_gives_way(keyed: Callable[..., 
 async def test_busy_keys_do_not_take_connections_from_each_other_between_two_leases(
     keyed: Callable[..., Rig],
 ) -> None:
-    """A caller of a key that has connections waits for what another key uses again and again, but not for ever."""
+    """A caller of a key that has connections waits while another key uses one again and again, but not for ever."""
     clock = ManualClock()
     async with keyed(max_size=4, clock=clock) as rig:
         held = [await rig.lease(key="a") for _ in range(2)]
@@ -242,7 +242,7 @@ async def test_busy_keys_do_not_take_connections_from_each_other_between_two_lea
             await use_it(10)
             assert (len(held), rig.connector.calls["connect"]) == (2, 4)
             await rig.give(busy.pop())
-            clock.advance(SETTLED)  # now it is not needed there
+            clock.advance(SETTLED)  # now it is unused there
             await rig.tick()
             await rig.until(lambda: len(held) == 3, "the caller is served")
             group.start_soon(one_more)
@@ -319,7 +319,7 @@ async def test_one_endpoint_that_is_down_harms_no_other(keyed: Callable[..., Rig
 
 
 async def test_others_wait_for_a_lazy_connect(keyed: Callable[..., Rig]) -> None:
-    """The connection opens with its first request; until it is known what it can do, the others hope for it."""
+    """The connection opens with its first request. Until its capacity is known, the others wait for it."""
     async with keyed({"in_caller": True, "streams": 1}, max_size=10, clock=ManualClock()) as rig:
         rig.connector.lazily, rig.connector.guess = True, 100  # type: ignore[union-attr]
         first = await rig.lease(key="h2")
@@ -342,7 +342,7 @@ async def test_others_wait_for_a_lazy_connect(keyed: Callable[..., Rig]) -> None
 
 
 async def test_a_lazy_connect_that_turns_out_plain(keyed: Callable[..., Rig]) -> None:
-    """HTTP/1.1 after all: the others open their own at once."""
+    """It turns out to be HTTP/1.1, so the others open their own at once."""
     async with keyed({"in_caller": True, "streams": 1}, max_size=10) as rig:
         rig.connector.lazily, rig.connector.guess = True, 100  # type: ignore[union-attr]
         first = await rig.lease(key="h1")

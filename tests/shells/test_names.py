@@ -1,4 +1,4 @@
-"""Names are looked up in threads of poolkit's own: shared by all who ask, bounded for a name that hangs."""
+"""Names are resolved in poolkit's own threads: callers share a lookup, and a lookup that hangs is limited."""
 
 from __future__ import annotations
 

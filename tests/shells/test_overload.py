@@ -1,4 +1,4 @@
-"""Overloaded pools: what they tell, and how a lease that its holder gave up is known."""
+"""Overloaded pools: what they report, and how they detect a lease that its holder has given up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOON = OverloadConfig(interval=0.001)
 
 
 async def impatient(rig: Rig, enough: Callable[[], bool], *, hold: float = 0.002, patience: float = 0.01) -> None:
-    """Callers that give up soon and ask again at once, until it is enough."""
+    """Run callers that give up soon and ask again at once, until ``enough()``."""
 
     async def work() -> None:
         while not enough():
@@ -128,7 +128,7 @@ async def test_who_has_waited_too_long_is_refused(make: Make) -> None:
 
 
 def lost(pool: Any) -> float:
-    """Give-ups that the pool has noted."""
+    """Return how many callers the pool has counted as given up."""
     evidence = pool._core.endpoint.queue.line_of(None).evidence
     return 0.0 if evidence is None else float(evidence.lost)
 
@@ -161,7 +161,7 @@ async def test_a_cancelled_holder_gave_up_and_the_server_is_not_suspected(make: 
             for one in waiting:
                 group.start_soon(one.run)
             await rig.queued(2)
-            await rig.give(others.pop())  # served: else nobody would have left the queue
+            await rig.give(others.pop())  # served: otherwise no caller would have left the queue
             await rig.queued(1)
             before = rig.stats
             scope.cancel()
@@ -180,7 +180,7 @@ async def test_a_cancelled_holder_gave_up_and_the_server_is_not_suspected(make: 
 
 
 class Waiting:
-    """A caller that keeps what it gets until it is over."""
+    """A caller that keeps its connection until it is told to end."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig

@@ -1,4 +1,4 @@
-"""Pain 29, 30: costs as ratios between two runs side by side, so that a busy machine does not matter."""
+"""Complaints 29 and 30: costs as ratios of two runs side by side, which do not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Make = Callable[..., Rig]
 
 
 def cost(work: Callable[[], object], yardstick: Callable[[], object], turns: int = 10) -> float:
-    """CPU seconds of this thread that ``work`` takes, in those of ``yardstick``: the least of each, turn by turn."""
+    """Return the CPU time of ``work`` in units of that of ``yardstick``: the least of each, measured in turns."""
     best = [float("inf"), float("inf")]
     gc.collect()
     gc.disable()
@@ -63,7 +63,7 @@ def test_29_the_cost_does_not_grow_with_connections(debug: bool) -> None:
 
 
 def test_29_the_cost_does_not_grow_with_waiters() -> None:
-    """A hand-off with 1000 waiting behind costs what it costs with 10."""
+    """A hand-over with 1000 waiting callers costs the same as with 10."""
 
     class Sleeper:
         def wake(self) -> None: ...
@@ -103,7 +103,7 @@ def test_29_the_cost_does_not_grow_with_waiters() -> None:
 
 
 def test_29_the_cost_of_a_timeout_does_not_grow_with_waiters() -> None:
-    """The last of 20 000 gives up: nobody counts them all for its error message."""
+    """The last of 20 000 gives up. The pool does not count all of them for its error message."""
 
     class Sleeper:
         def wake(self) -> None: ...
@@ -140,7 +140,7 @@ def test_29_the_cost_of_a_timeout_does_not_grow_with_waiters() -> None:
 
 
 def test_29_timeouts_at_once_on_a_large_pool_share_their_picture_of_it() -> None:
-    """Looking at 2000 connections for each of many callers who give up would keep the lock from all others."""
+    """Examining 2000 connections for each of many callers that give up would block all others at the lock."""
 
     def rounds(size: int) -> Callable[[], None]:
         pool = idle_pool(size)
@@ -157,7 +157,7 @@ def test_29_timeouts_at_once_on_a_large_pool_share_their_picture_of_it() -> None
 
 
 def test_29_sweeps_take_a_small_share_of_the_time_however_many_connections() -> None:
-    """3000 connections whose lives end one after the other: not a look at all of them for each."""
+    """The lifetimes of 3000 connections end one after the other. The pool does not examine all of them for each."""
     clock = ManualClock(0.0)
     core = Core(
         PoolConfig(max_size=3000, max_connecting=None, max_lifetime=100, lifetime_jitter=0.9, idle_timeout=None),
@@ -178,7 +178,7 @@ def test_29_sweeps_take_a_small_share_of_the_time_however_many_connections() -> 
 
 
 def test_29_an_uncontended_pair_is_a_few_function_calls() -> None:
-    """Measured in calls of a Python function in this interpreter: no lock, no allocation, no system call."""
+    """Measured in calls of a Python function: no lock, no allocation, no system call."""
 
     def call() -> None: ...
 
@@ -214,7 +214,7 @@ def test_29_a_busy_loop_asks_the_server_nothing() -> None:
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="reads CPython's counts")
 def test_29_nothing_is_left_behind() -> None:
-    """No memory grows with the number of leases."""
+    """Memory does not grow with the number of leases."""
     pool = idle_pool(2)
 
     def rounds(count: int) -> int:
@@ -245,7 +245,7 @@ async def test_29_nothing_is_left_behind_of_waiters_that_gave_up(make: Make) -> 
 
 
 async def test_30_connects_go_on_side_by_side(make: Make) -> None:
-    """20 callers on an empty pool: 20 connects at once."""
+    """20 callers of an empty pool cause 20 connects at once."""
     async with make(max_size=20, max_connecting=None) as rig:
         gate = rig.connector.hold("connect")
         async with anyio.create_task_group() as group:
@@ -258,7 +258,7 @@ async def test_30_connects_go_on_side_by_side(make: Make) -> None:
 
 @pytest.mark.parametrize("stage", ["connect", "check", "reset", "close"])
 async def test_30_no_lock_is_held_during_io(make: Make, stage: str) -> None:
-    """While one caller's I/O hangs, others acquire, release, look and command."""
+    """While the I/O of one caller hangs, others acquire, release, read statistics and run commands."""
     async with make(max_size=4, check_after_idle=None) as rig:
         first, second, third = await rig.lease(), await rig.lease(), await rig.lease()
         if stage == "check":

@@ -1,4 +1,4 @@
-"""Classes of callers, as threads and tasks meet them: reserved connections, weights, limits, and the words for them."""
+"""Classes of callers in threads and tasks: reserved connections, weights, limits, and their messages."""
 
 from __future__ import annotations
 

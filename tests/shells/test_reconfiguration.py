@@ -1,4 +1,4 @@
-"""Pain 23, 24: a live pool takes new settings and new credentials."""
+"""Complaints 23 and 24: a live pool takes new settings and new credentials."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_23_smaller_and_larger_under_load(make: Make, resets: bool) -> Non
 
 
 async def test_23_below_the_number_in_use(make: Make) -> None:
-    """Leases go on; what comes back above the new limit is closed, not handed to a waiter."""
+    """Leases go on. A connection returned above the new limit is closed, not handed over."""
     async with make(max_size=4) as rig:
         leases = [await rig.lease() for _ in range(4)]
         rig.pool.reconfigure(max_size=1)
@@ -117,7 +117,7 @@ async def test_23_a_smaller_idle_limit_and_shorter_lives_count_at_once(make: Mak
 
 
 async def test_23_suspicion_outlives_a_reconfiguration(make: Make) -> None:
-    """Those idle beside a dead connection are asked before use, whatever is set in between."""
+    """Connections that were idle beside a dead one are checked before use, whatever is set in between."""
     async with make(max_size=3, check_after_idle=30) as rig:
         await rig.fill(3)
         lease = await rig.lease()
@@ -145,7 +145,7 @@ async def test_23_listeners_hear_of_it(make: Make) -> None:
 
 
 class Rotating:
-    """A driver whose credentials change: each connection remembers those it was opened with."""
+    """A driver whose credentials change. Each connection stores those with which it was opened."""
 
     password = "old"
 

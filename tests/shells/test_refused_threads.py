@@ -1,6 +1,6 @@
-"""The operating system, or the interpreter, refuses to start a thread: once, for a while, or always.
+"""The operating system or the interpreter refuses to start a thread: once, for a while, or always.
 
-Nobody waits in vain, nothing is lost: callers do the work of the threads until one can be started.
+No caller waits in vain and nothing is lost: callers do the work of the threads until one can be started.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PATIENCE = 30.0
 
 
 class Refusal:
-    """Threads of poolkit are refused as long as ``left`` is above 0."""
+    """Refuses poolkit's threads while ``left`` is above 0."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 0
         self.refused = 0
         self.name = "poolkit-"
         self.meanwhile: Callable[[], object] | None = None
-        """Called once, while a start is being refused: what another thread does in that moment."""
+        """Called once, while a start is being refused. It stands for another thread."""
         start = threading.Thread.start
 
         def refusing(thread: threading.Thread) -> None:
@@ -48,13 +48,13 @@ class Refusal:
 
 @pytest.fixture
 def refusal(monkeypatch: pytest.MonkeyPatch) -> Refusal:
-    """A process of its own as far as the pools' threads are concerned."""
+    """Give the test its own set of pool threads, as in a process of its own."""
     monkeypatch.setattr(threads, "_process", threads._Process())
     return Refusal(monkeypatch)
 
 
 def failing_first(times: int) -> FakeConnector:
-    """A connector whose first connects fail."""
+    """Return a connector whose first connects fail."""
     connector = FakeConnector()
     errors: list[BaseException] = [ConnectionRefusedError("down") for _ in range(times)]
     connector.fail("connect", lambda: errors.pop() if errors else None)
@@ -90,7 +90,7 @@ def test_the_next_need_starts_the_thread(refusal: Refusal) -> None:
 
 
 def test_a_waiter_who_sleeps_already_takes_part(refusal: Refusal) -> None:
-    """The retry that it waits for is ordered by a worker, to whom the housekeeping thread is refused."""
+    """A worker schedules the retry that it waits for, and cannot start the housekeeping thread."""
     connector = failing_first(1)
     gate = connector.hold("connect")
     pool = Pool(connector, max_size=1, acquire_timeout=PATIENCE)
@@ -108,13 +108,13 @@ def test_a_waiter_who_sleeps_already_takes_part(refusal: Refusal) -> None:
 
 
 def test_callers_do_the_housekeeping_where_no_thread_can(refusal: Refusal) -> None:
-    """Those who find an idle connection at once, too."""
+    """This includes callers that find an idle connection at once."""
     refusal.left = 10**9
     connector, clock = FakeConnector(), ManualClock()
     pool = Pool(connector, max_size=3, idle_timeout=10.0, max_lifetime=None, clock=clock)
     pool.warm_up(3)
     for _ in range(12):
-        pool.release(pool.acquire())  # one of the three is in use again and again
+        pool.release(pool.acquire())  # one of the three is used again and again
         clock.advance(1.0)
     pool.release(pool.acquire())
     assert connector.live == 1, "idle connections outlive idle_timeout"
@@ -124,7 +124,7 @@ def test_callers_do_the_housekeeping_where_no_thread_can(refusal: Refusal) -> No
 
 
 def test_another_pool_that_asks_during_the_refusal_notices_it(refusal: Refusal) -> None:
-    """It saw that somebody was starting the thread, and relied on that."""
+    """It saw that another pool was starting the thread, and relied on that."""
     connector, clock = FakeConnector(), ManualClock()
     other = Pool(connector, max_size=2, idle_timeout=10.0, max_lifetime=None, clock=clock)
     first = Pool(FakeConnector(in_caller=True), max_size=1)  # all in this thread
@@ -171,7 +171,7 @@ def test_a_cluster_works_without_threads(refusal: Refusal) -> None:
 
 
 def test_a_caller_of_a_cluster_waits_for_a_node_that_comes_back(refusal: Refusal) -> None:
-    """Its only node is down: the probe that brings it back is due while the caller sleeps."""
+    """Its only node is down. The probe that brings it back is due while the caller sleeps."""
     refusal.left = 10**9
     connector = failing_first(2)
     cluster: Cluster[Any] = Cluster(
@@ -218,7 +218,7 @@ def test_the_end_of_the_process_is_no_news(refusal: Refusal, caplog: pytest.LogC
 def test_a_listener_that_ends_its_thread_does_not_end_the_housekeeping(
     refusal: Refusal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """``sys.exit()`` in a listener: the next pool is looked after all the same."""
+    """``sys.exit()`` in a listener: the next pool still gets its housekeeping."""
 
     def exits() -> None:
         raise SystemExit(1)

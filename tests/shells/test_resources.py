@@ -1,4 +1,4 @@
-"""Timers, tasks, threads, descriptors and objects of a pool do not become more with what it has been through.
+"""Timers, tasks, threads, descriptors and objects of a pool do not increase with use.
 
 Each scenario is repeated a hundred times, the resources are counted, and counted again after ten thousand. Time is
 virtual: the timers of all these rounds do run.
@@ -31,14 +31,14 @@ from tests.support.in_turn import OneThread
 pytestmark = pytest.mark.timeout(180)  # a few seconds of CPU for each test, on a machine with other work
 
 FEW, MANY = 100, 10_000
-SETTLED = 5.0  # virtual seconds after which a pool has done what was to be done at once
+SETTLED = 5.0  # virtual seconds after which a pool has done all immediate work
 
 
 # -- virtual time -----------------------------------------------------------------------------------------------------
 
 
 class _Jump(selectors.DefaultSelector):
-    """Where the loop would sleep, time goes on at once."""
+    """A selector that advances the time at once where the loop would sleep."""
 
     loop: VirtualLoop
 
@@ -60,14 +60,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
     def timers(self) -> int:
-        """Timers that will run."""
+        """Return the timers that will run."""
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]  # there is no public way
         return sum(not handle.cancelled() for handle in scheduled)
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What there is at one moment."""
+    """The resources at one moment."""
 
     timers: int
     tasks: int
@@ -77,7 +77,7 @@ class Resources:
 
 
 def count(timers: int, tasks: int) -> Resources:
-    """The windows of the statistics fill up in the first hour, and are not counted."""
+    """Count the resources. The windows of the statistics fill up in the first hour, so they are not counted."""
     gc.collect()
     descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     modules = (str(type(one).__module__) for one in gc.get_objects())
@@ -86,7 +86,7 @@ def count(timers: int, tasks: int) -> Resources:
 
 
 class World:
-    """An event loop in virtual time, and what lives in it."""
+    """An event loop in virtual time, and its pool."""
 
     def __init__(self, clock: Callable[[], float], count: Callable[[], Resources]) -> None:
         self.clock = clock
@@ -141,7 +141,7 @@ class Fails(AsyncConnector[Any]):
 
 
 async def queue_for_a_moment(pool: Any) -> None:
-    """Everything is on lease; somebody waits, and is served."""
+    """All connections are leased; a caller waits and is served."""
 
     async def wait() -> None:
         await pool.release(await pool.acquire())
@@ -152,7 +152,7 @@ async def queue_for_a_moment(pool: Any) -> None:
         await anyio.lowlevel.checkpoint()
         await anyio.lowlevel.checkpoint()
         await pool.release(held)
-    await anyio.sleep(1.2)  # long enough for the look that is due while somebody waits
+    await anyio.sleep(1.2)  # long enough for the check that is due while a caller waits
 
 
 SLACK = {"threads": 40, "objects": 40}
@@ -161,7 +161,7 @@ other. Whatever is left behind by each round, or by each tenth one, is more."""
 
 
 def flat(before: Resources, after: Resources) -> None:
-    """Nothing has become more."""
+    """Check that no resource has increased."""
     grown = {
         name: (getattr(before, name), getattr(after, name))
         for name in ("timers", "tasks", "threads", "descriptors", "objects")
@@ -180,7 +180,7 @@ async def measured(world: World, once: Callable[[], Awaitable[None]], many: int 
 
 
 async def settled(world: World) -> Resources:
-    """The resources when everything that was begun has ended and what was dropped is collected."""
+    """Return the resources when all work has ended and dropped objects are collected."""
     await anyio.sleep(SETTLED)
     gc.collect()
     await anyio.sleep(0.01)
@@ -317,7 +317,7 @@ def loops() -> list[Any]:
 
 @pytest.mark.parametrize("make", loops(), ids=lambda make: str(make.__module__.partition(".")[0]))
 def test_however_often_a_task_asks_it_is_called_once(make: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """On the clocks of the loops themselves; from the loop's thread and from another one."""
+    """On the loops' own clocks, from the loop's thread and from another one."""
 
     async def main() -> None:
         runtime, task = AsyncioRuntime(asyncio.get_running_loop()), Counting()
@@ -348,7 +348,7 @@ def test_however_often_a_task_asks_it_is_called_once(make: Callable[[], asyncio.
 
 
 def test_a_later_time_from_another_thread_does_not_replace_an_earlier_one() -> None:
-    """Two threads decide at once, and the messages reach the loop in the wrong order."""
+    """Two threads decide at once, and their messages reach the loop in the wrong order."""
     loop = VirtualLoop()
 
     async def main() -> None:
@@ -394,7 +394,7 @@ def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[threads._Housekeeper]:
 
 
 def use(pool: Pool[Any], keeper: threads._Housekeeper) -> None:
-    """After this the housekeeping thread knows when something is due in the pool."""
+    """Use the pool. Afterwards the housekeeping thread knows when it has work there."""
     pool.release(pool.acquire())
     while pool._gate.scheduled == float("inf"):
         time.sleep(0)
@@ -402,16 +402,16 @@ def use(pool: Pool[Any], keeper: threads._Housekeeper) -> None:
 
 
 def slots(keeper: threads._Housekeeper) -> int:
-    """What the housekeeping thread keeps, once it has read what it was told."""
+    """Return the entries of the housekeeping thread, once it has read its messages."""
     while keeper._inbox or not keeper._until:
         keeper._parker.wake()
-        time.sleep(0)  # the thread's turn
+        time.sleep(0)  # let the thread run
     return len(keeper._due)
 
 
 @contextmanager
 def queueing(pool: Pool[Any], runtime: OneThread) -> Iterator[Callable[[], None]]:
-    """What is yielded makes a caller queue behind another one."""
+    """Yield a function that makes a caller queue behind another one."""
     held = [pool.acquire()]
     runtime.give = lambda: pool.release(held.pop())
 
@@ -432,7 +432,7 @@ def test_short_queues_of_threads_leave_little_with_the_housekeeper(keeper: threa
             for _ in range(many):
                 queue()
                 clock.advance(1.2)
-                keeper.schedule(pool, 0.0)  # real time has stood still: what was due in a second is due now
+                keeper.schedule(pool, 0.0)  # real time has not passed: what was due in a second is due now
                 slots(keeper)
             return count(slots(keeper), 0)
 
@@ -456,7 +456,7 @@ def test_connects_that_fail_in_threads_leave_nothing(keeper: threads._Housekeepe
 
     before, after = rounds(FEW), rounds(MANY - FEW)
     assert after.timers <= 2 * threads.FEW
-    assert after.threads <= before.threads + 5  # workers come and go
+    assert after.threads <= before.threads + 5  # workers start and end
     assert after.objects <= before.objects + 100
     pool.close()
 
@@ -476,5 +476,5 @@ def test_pools_of_threads_that_are_made_and_ended_leave_nothing(keeper: threads.
 
     before, after = rounds(FEW), rounds(MANY // 20)
     assert after.timers <= 2 * threads.FEW
-    assert after.threads <= before.threads + 5  # workers come and go
+    assert after.threads <= before.threads + 5  # workers start and end
     assert after.objects <= before.objects + 2 * threads.FEW

@@ -1,4 +1,4 @@
-"""Pain 16-18: the server goes away and comes back; the demoted primary."""
+"""Complaints 16 to 18: the server stops and comes back; the demoted primary."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Make = Callable[..., Rig]
 
 
 class ReadOnly(Exception):
-    """The server has become a standby; the connection still answers pings."""
+    """The server has become a standby. The connection still answers pings."""
 
     verdict = Verdict.RETIRE
 
 
 @pytest.mark.parametrize("features", [{}, {"peeks": True}, {"peeks": True, "checks": False}])
 async def test_16_five_killed_connections_cost_five_callers_nothing(make: Make, features: dict[str, bool]) -> None:
-    """Backoff is for failed connects, not for connections found dead: nobody waits for one."""
+    """Backoff applies to failed connects, not to connections found dead, so no caller waits for it."""
     slow = BackoffConfig(base=3600, cap=3600)
     async with make(max_size=5, check_after_idle=0, backoff=slow, features={"connect": 0.02, **features}) as rig:
         async with anyio.create_task_group() as group:
@@ -41,7 +41,7 @@ async def test_16_five_killed_connections_cost_five_callers_nothing(make: Make, 
 
 
 async def test_16_one_failed_check_makes_the_others_suspect(make: Make) -> None:
-    """Not idle for long enough to be checked, but beside one that is dead: asked before they are used."""
+    """They were not idle for long enough to be checked, but another one was dead, so they are checked before use."""
     async with make(max_size=3, check_after_idle=30) as rig:
         await rig.fill(3)
         lease = await rig.lease()
@@ -66,7 +66,7 @@ async def test_16_a_driver_that_cannot_be_asked_drops_what_is_suspect(make: Make
 
 
 async def test_16_a_check_without_an_answer_drops_the_others_unasked(make: Make) -> None:
-    """A server that is silent would cost ``check_timeout`` for each idle connection."""
+    """With a silent server, each idle connection would cost ``check_timeout``."""
     async with make(max_size=4, check_after_idle=0, check_timeout=0.05) as rig:
         await rig.fill(1)
         async with anyio.create_task_group() as group:
@@ -89,7 +89,7 @@ async def test_16_a_sound_connection_is_not_asked_again_and_again(make: Make) ->
 
 
 async def test_17_an_outage_under_load_is_survived_without_a_storm(make: Make) -> None:
-    """50 callers wait; the connects of all together back off; all are served soon after the server is back."""
+    """50 callers wait and share one backoff. All are served soon after the server is back."""
     backoff = BackoffConfig(base=0.05, cap=0.2)
     async with make(max_size=10, max_connecting=4, backoff=backoff, random=lambda: 0.5) as rig:
         await rig.fill(2)
@@ -133,14 +133,14 @@ async def test_17_after_a_long_outage_the_first_caller_is_served(make: Make) -> 
 
 
 async def test_18_an_error_may_retire_the_generation(make: Make) -> None:
-    """After a failover the old primary answers pings: the adapter's verdict on the error replaces them all."""
+    """After a failover the old primary answers pings. The adapter's verdict on the error replaces all connections."""
     async with make(max_size=4) as rig:
         await rig.fill(4)
         leased = [await rig.lease() for _ in range(2)]
         await rig.give(leased[0], error=ReadOnly())
         assert leased[0].connection.closed
         await rig.until(lambda: rig.stats.idle == 0, "the idle ones are closed")
-        assert not leased[1].connection.closed  # in use: goes when it comes back
+        assert not leased[1].connection.closed  # in use: closed when it is returned
         fresh = await rig.lease()
         assert fresh.connection.number == 5
         await rig.give(leased[1])

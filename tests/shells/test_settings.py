@@ -1,4 +1,4 @@
-"""Settings: every mistake is named where it is made, with the value, its source and what would be right."""
+"""Settings: each mistake raises an error at once, with the value, its source and what would be right."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _pickled(config: PoolConfig, protocol: int) -> PoolConfig:
 
 
 def refused(text: str, **settings: Any) -> None:
-    """PoolConfig, keywords of a pool and reconfigure() say the same."""
+    """Check that PoolConfig, keywords of a pool and reconfigure() raise the same error."""
     with pytest.raises(ConfigError, match=text):
         PoolConfig(**settings)
     with pytest.raises(ConfigError, match=text) as caught:
@@ -177,7 +177,7 @@ def test_a_config_is_frozen() -> None:
 
 
 def sources(config: PoolConfig) -> dict[str, str]:
-    """The source of each setting that is no default."""
+    """Return the source of each setting that is not a default."""
     described = Pool(FakeConnector(), config).describe()
     return {name: setting.source for name, setting in described.items() if setting.source != "default"}
 
@@ -213,7 +213,7 @@ def test_replace_adds_to_what_was_written() -> None:
     assert sources(config) == {"max_size": "config"}
     if sys.version_info >= (3, 13):
         assert sources(copy.replace(config, min_size=0)) == {"max_size": "config", "min_size": "replace()"}
-    # this one knows nothing but values
+    # this one has only values
     assert sources(dataclasses.replace(config, min_size=1, max_size=11)) == {"max_size": "config", "min_size": "config"}
 
 
@@ -335,7 +335,7 @@ def test_a_pool_that_no_file_names_gets_the_default_table(file: Path) -> None:
 
 
 def test_what_only_fits_together_may_come_from_two_sources(file: Path) -> None:
-    """min_size=25 does not fit the default max_size, but the pool's own table allows 30."""
+    """min_size=25 contradicts the default max_size, but the pool's own table allows 30."""
     config = load("orders-db", file=file, environ={"POOLKIT_MIN_SIZE": "25"})
     assert (config.min_size, config.max_size) == (25, 30)
     config = load(environ={"POOLKIT_MIN_SIZE": "15", "POOLKIT_MAX_SIZE": "20"})
@@ -390,7 +390,7 @@ def test_a_mistyped_variable_for_every_pool_is_told(name: str | None, variable: 
      "POOLKIT_VERSION", "POOLKIT_LOG_LEVEL", "POOLKIT_OTHER_DB_MAX_SIZE", "POOLKIT_OTHER_DB_MAX_SZIE"],
 )  # fmt: skip
 def test_other_variables_are_no_mistake(variable: str) -> None:
-    """Kubernetes makes some for a service that is called "poolkit"; others belong to other pools."""
+    """Kubernetes sets some for a service with the name "poolkit"; others belong to other pools."""
     assert load("db", environ={variable: "5"}) == PoolConfig()
 
 
@@ -432,7 +432,7 @@ def test_mistakes_in_files(tmp_path: Path, name: str, text: str, message: str) -
 @pytest.mark.parametrize("name", ["pools.toml", "pools.yaml"])
 @pytest.mark.parametrize("kind", ["fifo", "directory", "device", "bytes"])
 def test_what_is_no_regular_file_of_text_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
-    """Opening a FIFO would wait for a writer, and reading a device never end."""
+    """The open of a FIFO would wait for a writer, and the read of a device would not end."""
     path = tmp_path / name
     if kind == "fifo":
         os.mkfifo(path)
@@ -475,7 +475,7 @@ class Async(AsyncConnector[object]):
 
 
 class Plain:
-    """No subclass, but it can connect."""
+    """Not a subclass of Connector, but it has ``connect``."""
 
     def connect(self, timeout: float | None) -> object:
         return object()
@@ -586,7 +586,7 @@ def test_every_error_is_a_pool_error_and_can_be_pickled() -> None:
 
 
 def test_a_subclass_of_the_settings_stays_one() -> None:
-    """Adapters give a PoolConfig of their own, with other defaults and other doubts."""
+    """Adapters pass a PoolConfig of their own, with other defaults and other warnings."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Quiet(PoolConfig):

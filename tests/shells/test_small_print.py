@@ -1,4 +1,4 @@
-"""Promises that hold in rare moments: interrupts, failing clean-up, a setting changed at the wrong time."""
+"""Rare situations: interrupts, failing clean-up, a setting that changes at a bad moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Interrupting(FakeConnector):
-    """Its first abort is interrupted, as by Ctrl-C."""
+    """A connector whose first abort is interrupted, as by Ctrl-C."""
 
     interrupted = False
 
@@ -44,7 +44,7 @@ async def test_an_interrupt_in_one_abort_does_not_stop_the_others(flavour: str) 
 
 
 def _drop_all(pool: Pool[Any]) -> None:
-    """What a check without an answer does to the connections beside it."""
+    """Do what a check without a reply does to the other idle connections."""
     pool._gate.step(lambda: pool._core.service.distrust_idle(pool._endpoint, pool._clock(), drop=True))
 
 
@@ -73,7 +73,7 @@ async def test_a_lease_that_ends_after_clear_gives_nothing_back(make: Callable[.
         old = lease.connection
         rig.pool.clear()
         await rig.give(lease)
-        assert rig.stats.idle == 0  # it is not kept until somebody finds it
+        assert rig.stats.idle == 0  # it is not kept until a caller finds it
         lease = await rig.lease()
         assert lease.connection is not old
         await rig.give(lease)
@@ -123,7 +123,7 @@ async def test_a_close_without_an_end_is_cut_off(make: Callable[..., Rig]) -> No
 
 @THREADS
 async def test_a_child_never_finalizes_what_its_parent_has_open(flavour: str) -> None:
-    """The finalizer of a driver's object would say goodbye on the parent's socket: it must not run in the child."""
+    """The finalizer of a driver's object would end the session of the parent, so it must not run in the child."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
     reading, writing = os.pipe()
@@ -180,13 +180,13 @@ async def test_a_background_job_that_fails_is_logged_and_ends_no_worker(
 
 
 async def test_what_comes_back_while_the_pool_is_cleared_is_handed_to_nobody(make: Callable[..., Rig]) -> None:
-    """The returner decided before clear(), and wrote and pushed after it: the two ways without the lock cross it."""
+    """The releasing thread decided before clear() and pushed the connection after it, both without the lock."""
     async with make(max_size=1) as rig:
         lease = await rig.lease()
         old = lease.connection
         slot = next(iter(rig.pool._core.slots.living()))
         await rig.give(lease)
-        rig.pool._endpoint.idle.remove(slot)  # in the hands of the returner
+        rig.pool._endpoint.idle.remove(slot)  # held by the releasing thread
         rig.pool.clear()
         slot.fresh_until = rig.pool._clock() + 100
         rig.pool._endpoint.idle.append(slot)
@@ -198,7 +198,7 @@ async def test_what_comes_back_while_the_pool_is_cleared_is_handed_to_nobody(mak
 
 @THREADS
 async def test_of_two_who_give_back_the_same_connection_one_is_refused(flavour: str) -> None:
-    """Both may find it in the register; only one takes it out."""
+    """Both may find it in the register, but only one removes it."""
     pool = Pool(FakeConnector(resets=False), max_size=2)
     connection = pool.acquire()
     pool.release(connection)
@@ -206,7 +206,7 @@ async def test_of_two_who_give_back_the_same_connection_one_is_refused(flavour: 
         pool.release(connection)
     first, second = pool.acquire(), pool.acquire()
     assert first is not second
-    pool.release(first, True)  # discard, by position: the same on the way with and without the lock
+    pool.release(first, True)  # discard, by position: the same with and without the lock
     pool.suspend()
     pool.release(second, True)
     assert pool.stats().closes["discarded"] == 2

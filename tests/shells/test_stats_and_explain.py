@@ -1,4 +1,4 @@
-"""What a pool says of itself."""
+"""What a pool reports about itself."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_counters(make: Make) -> None:
         await rig.fill(2)
         lease = await rig.lease()
         clock.advance(2)
-        assert rig.stats.busy_seconds == pytest.approx(2)  # of leases that go on, too
+        assert rig.stats.busy_seconds == pytest.approx(2)  # open leases count too
         await rig.give(lease)
         clock.advance(6)
         await rig.give(await rig.lease())
@@ -85,7 +85,7 @@ async def test_a_snapshot_is_frozen_and_plain(make: Make) -> None:
 
 
 async def test_a_snapshot_has_every_field(make: Make) -> None:
-    """Its parts are made without their own ``__init__``, which would miss one."""
+    """Its parts are created without their ``__init__``, so a field could be missing."""
     async with make(max_size=1, use_histogram=True) as rig:
         lease = await rig.lease()
         details = rig.pool.details()

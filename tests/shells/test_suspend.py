@@ -1,4 +1,4 @@
-"""A pool that hands out nothing for a while."""
+"""A suspended pool."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_leases_go_on_and_come_back(make: Make) -> None:
 
 
 async def test_no_connect_and_no_check_hands_out_anything_meanwhile(make: Make) -> None:
-    """What was on its way when the pool was suspended becomes idle."""
+    """Connects and checks in progress when the pool is suspended leave idle connections."""
     async with make(max_size=2, check_after_idle=0) as rig:
         await rig.fill(1)
         check, connect = rig.connector.hold("check"), rig.connector.hold("connect")
@@ -130,7 +130,7 @@ async def test_twice_is_once(make: Make) -> None:
         rig.pool.resume()
         await rig.give(await rig.lease())
         kinds = [event.kind for event in events]
-        assert kinds.count(EventKind.POOL_READY) == 2  # when it was made, and after resume()
+        assert kinds.count(EventKind.POOL_READY) == 2  # at its creation, and after resume()
         assert kinds.count(EventKind.POOL_SUSPENDED) >= 1
 
 
@@ -150,7 +150,7 @@ async def test_nothing_is_opened_while_suspended_and_resume_restores_min_size(ma
 
 @pytest.mark.parametrize("way", ["acquire", "lease"])
 def test_a_bound_method_kept_from_before_knows_that_the_pool_is_suspended(way: str) -> None:
-    """Programs keep ``get = pool.acquire``; under way without a lock it is a function made for the open pool."""
+    """Programs keep ``get = pool.acquire``. On the fast path that is a function made for the open pool."""
     pool: Pool[object] = Pool(FakeConnector())
     pool.release(pool.acquire())
     kept = getattr(pool, way)

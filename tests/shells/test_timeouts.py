@@ -1,4 +1,4 @@
-"""Pain 7-10: one absolute deadline for a caller, an error that tells why, and nothing lost at the last moment."""
+"""Complaints 7 to 10: one absolute deadline for a caller, an error with a reason, nothing lost at the last moment."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ async def test_07_a_full_pool_says_so_when_the_time_is_up(make: Make) -> None:
         assert waited is not None, text
         assert float(waited[1]) >= 0.2
         assert "in use 2/2, idle 0, connecting 0, 0 ahead of you; longest held" in text
-        assert "kit.py:" in text  # where the longest holder took its
+        assert "kit.py:" in text  # where the longest holder took its lease
         assert "last connect error: none" in text
-        # exhaustion is not "server down": what is written for that must not catch it
+        # exhaustion is not "server down": handlers for that must not catch it
         assert isinstance(caught.value, TimeoutError)
         assert not isinstance(caught.value, (ConnectFailed, ConnectionError))
         assert rig.stats.timeouts == 1
@@ -53,7 +53,7 @@ async def test_07_the_pools_own_setting_is_the_default(make: Make) -> None:
     async with make(max_size=1, acquire_timeout=0.05) as rig:
         held = await rig.lease()
         with pytest.raises(AcquireTimeout, match="no connection in"):
-            await rig.call(rig.pool.lease)  # with the default of 30 s, the test itself would run out of time
+            await rig.call(rig.pool.lease)  # with the default of 30 s, the test itself would time out
         await rig.give(held)
 
 
@@ -70,7 +70,7 @@ async def test_07_a_timeout_that_cannot_be_meant(make: Make, wrong: object) -> N
 async def test_08_timeout_zero_never_waits(make: Make) -> None:
     async with make(max_size=2) as rig:
         gate = rig.connector.hold("connect")
-        for _ in range(3):  # also while connects are under way, and no matter how often
+        for _ in range(3):  # also while connects are in progress, and any number of times
             with pytest.raises(AcquireTimeout):
                 await rig.lease(0)
         gate.set()
@@ -92,7 +92,7 @@ async def test_08_timeout_zero_costs_no_sleep(make: Make, monkeypatch: pytest.Mo
         here, wait = threading.get_ident(), ThreadParker.wait
 
         def noted(parker: ThreadParker, timeout: float | None) -> None:
-            if threading.get_ident() == here:  # background threads sleep as ever
+            if threading.get_ident() == here:  # background threads sleep as usual
                 sleeps.append(timeout)
             wait(parker, timeout)
 
@@ -105,7 +105,7 @@ async def test_08_timeout_zero_costs_no_sleep(make: Make, monkeypatch: pytest.Mo
 
 
 async def test_08_timeout_zero_never_hands_out_a_suspect(make: Make) -> None:
-    """One connection was found dead: there is no time to ask about the others, so nobody gets them unasked."""
+    """One connection was found dead. There is no time to check the others, so no caller gets one unchecked."""
     async with make(max_size=3, check_after_idle=30) as rig:
         await rig.fill(3)
         lease = await rig.lease()
@@ -120,7 +120,7 @@ async def test_08_timeout_zero_never_hands_out_a_suspect(make: Make) -> None:
 
 
 async def test_09_stale_connections_and_a_connect_share_one_deadline(make: Make) -> None:
-    """Three dead connections, 0.05 s to find out about each, and a new one: within the caller's second."""
+    """Three dead connections, 0.05 s for the check of each, and a new one: all within the caller's second."""
     async with make(max_size=3, check_after_idle=0, features={"check": 0.05}) as rig:
         leases = [await rig.lease() for _ in range(3)]
         for lease in leases:
@@ -135,15 +135,15 @@ async def test_09_stale_connections_and_a_connect_share_one_deadline(make: Make)
 
 
 async def test_09_a_black_hole_takes_no_longer_than_the_deadline(make: Make) -> None:
-    """The server answers neither checks nor connects; the caller is told when its time is up, not later."""
+    """The server answers neither checks nor connects. The caller gets its error at its deadline, not later."""
     async with make(max_size=1, check_after_idle=0, check_timeout=None, connect_timeout=None) as rig:
         await rig.fill(1)
         rig.connector.hold("check")
         rig.connector.hold("connect")
-        if rig.threads:  # a driver for threads keeps the limit itself: this one is told it
+        if rig.threads:  # a driver for threads keeps to the limit itself, and is given it here
             rig.connector.gates["check"].wait = lambda timeout=None: False  # type: ignore[method-assign]
             rig.connector.fail("check", lambda: TimeoutError("silent"))
-        with pytest.raises(AcquireTimeout):  # in vain, the call would last until the test runs out of time
+        with pytest.raises(AcquireTimeout):  # otherwise the call would last until the test times out
             await rig.lease(0.3)
 
 
@@ -182,8 +182,8 @@ async def test_10_a_release_at_the_moment_of_a_timeout_goes_to_the_next(make: Ma
         held = await rig.lease()
         async with anyio.create_task_group() as group:
             first = ask(group, rig, 0.02)
-            await rig.until(lambda: rig.stats.waiting == 1 or first.done)  # a busy machine may be too late to see it
-            second = ask(group, rig, NO_DEADLINE)  # if the hand-off is lost, no deadline saves the second waiter
+            await rig.until(lambda: rig.stats.waiting == 1 or first.done)  # a busy machine may miss it
+            second = ask(group, rig, NO_DEADLINE)  # if the hand-over is lost, the second caller waits without end
             await anyio.sleep(0.0175 + 0.0005 * round_)
             await rig.give(held)
             await rig.until(lambda: first.done)
@@ -216,7 +216,7 @@ async def test_10_nobody_is_lost_when_many_time_out_at_once(make: Make) -> None:
 
 
 async def test_10_a_thousand_timeouts_do_not_cost_a_thousand_reports(make: Make) -> None:
-    """Many callers whose time is up in the same moment are told so in time that grows with their number only."""
+    """The time to raise the errors of many callers with one deadline grows only with their number."""
     waiting = 400
     async with make(max_size=100) as rig:
         held = [await rig.lease() for _ in range(100)]
@@ -242,7 +242,7 @@ async def test_a_caller_waits_beyond_its_time_while_its_connect_goes_on(make: Ma
 
     def grace(over: float) -> float:
         beyond.append(over)
-        if len(beyond) == 3:  # twice its longer time was up as well, and it asked again
+        if len(beyond) == 3:  # its longer time ended twice as well, and it asked again
             gate.set()
         return 0.01 if len(beyond) < 3 else NO_DEADLINE
 
@@ -252,7 +252,7 @@ async def test_a_caller_waits_beyond_its_time_while_its_connect_goes_on(make: Ma
         assert len(beyond) == 3
         assert beyond == sorted(set(beyond))  # how late it is
         with pytest.raises(AcquireTimeout):
-            await rig.lease(0.0)  # every connection is in use: no connect is for this caller
+            await rig.lease(0.0)  # every connection is in use, so no connect is for this caller
         await rig.give(lease)
 
 
@@ -270,7 +270,7 @@ async def test_a_caller_whose_connect_may_not_go_on_any_longer_hears_of_the_time
 
 
 async def test_a_connect_that_ends_at_once_serves_the_caller_beyond_its_time(make: Make, flavour: str) -> None:
-    """It is woken to take the idle connection itself, as every caller that has only just come."""
+    """It is woken to take the idle connection itself, like every caller that has just arrived."""
     connector = FakeConnector() if flavour == "threads" else AsyncFakeConnector()
     gate = connector.hold("connect")
 

@@ -1,4 +1,4 @@
-"""Pool and AsyncPool are one pool in two worlds: the same names, parameters, defaults and documentation."""
+"""Pool and AsyncPool are twins: they have the same names, parameters, defaults and documentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TWINS = [(Pool, AsyncPool), (Lease, AsyncLease), (Connector, AsyncConnector), (F
 RENAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
 # a release that need not wait: in threads every release is one
 ASYNC_ONLY = {"release_nowait", "close_nowait", "any_loop", "bounds_connects"}
-# what a task waits for
+# what a task awaits
 AWAITED = {
     "acquire", "release", "warm_up", "drain", "close", "__aenter__", "__aexit__",
     "connect", "connect_to", "check", "reset",

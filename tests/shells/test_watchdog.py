@@ -25,7 +25,7 @@ def until_gone(name: str) -> None:
 
 
 def test_expired_deadlines_fire_in_order_and_disarmed_ones_do_not() -> None:
-    """A shorter deadline that is armed later wakes the thread in time."""
+    """A shorter deadline that is set later wakes the thread in time."""
     expired: queue.Queue[str] = queue.Queue()
     watchdog = Watchdog(expired.put)
     watchdog.arm(0.2, "second")
@@ -41,7 +41,7 @@ def test_expired_deadlines_fire_in_order_and_disarmed_ones_do_not() -> None:
 
 
 def test_a_deadline_fires_after_stop() -> None:
-    """The thread ends when nothing is armed; the next deadline starts a new one."""
+    """The thread ends when no deadline is set; the next deadline starts a new one."""
     expired: queue.Queue[str] = queue.Queue()
     watchdog = Watchdog(expired.put)
     watchdog.arm(0.05, "late")
@@ -55,7 +55,7 @@ def test_a_deadline_fires_after_stop() -> None:
 
 
 def test_a_watchdog_that_nobody_stops_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A discovery by etcd has one, and no close()."""
+    """A discovery by etcd has a watchdog, and no close()."""
     monkeypatch.setattr(_watchdog, "IDLE", 0.01)
     expired: queue.Queue[str] = queue.Queue()
     watchdog = Watchdog(expired.put)
@@ -68,12 +68,12 @@ def test_a_watchdog_that_nobody_stops_leaves_no_thread(monkeypatch: pytest.Monke
 def test_exchanges_with_postgresql_start_no_thread_each(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All share one thread: a signal received by a starting or ending thread may not wake the main thread."""
+    """All share one thread, because a signal that a starting or ending thread receives may not wake the main thread."""
     begun: list[str] = []
     start, here = threading.Thread.start, threading.current_thread()
 
     def started(thread: threading.Thread) -> None:
-        if threading.current_thread() is here:  # others may start some, too
+        if threading.current_thread() is here:  # other tests may start some too
             begun.append(thread.name)
         start(thread)
 

@@ -29,13 +29,13 @@ class Pair:
     """A library, its counterpart, and the tests of both."""
 
     suffix: str
-    """The counterpart, as the names of the second tests show it."""
+    """The counterpart's name in the ids of its tests."""
     modules: Mapping[str, str]
     """Each package of the library, and its counterpart."""
     folders: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     helpers: tuple[str, ...] = ()
-    """Modules of helpers that import the library, too."""
+    """Helper modules that import the library too."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Names in the library that differ."""
     words: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The garbage collector, kept out of what a test looks at."""
+"""Switches the garbage collector off while a test looks for reference cycles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("without_collector",)
 
 @contextlib.contextmanager
 def without_collector() -> Iterator[None]:
-    """No collection in the block. What is dropped goes at once or not at all, so a circle of references is noticed."""
+    """Run no collection in the block: a dropped object is freed at once or not at all, which shows reference cycles."""
     gc.collect()
     gc.disable()
     try:

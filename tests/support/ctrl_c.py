@@ -1,4 +1,4 @@
-"""Interrupts the main thread in the middle of what it does, as Ctrl-C does."""
+"""Interrupts the main thread in the middle of its work, as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ("ctrl_c_when",)
 
 @contextmanager
 def ctrl_c_when(condition: Callable[[], object]) -> Iterator[None]:
-    """Raise KeyboardInterrupt in the block as soon as ``condition()`` is true, and expect it at the end."""
+    """Raise KeyboardInterrupt in the block as soon as ``condition()`` is true. Fail if the block does not raise it."""
 
     def interrupt() -> None:
         while not condition():

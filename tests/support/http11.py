@@ -25,11 +25,11 @@ Outcome = tuple[Any, ...]
 
 
 class Waiting(Exception):
-    """The connection reads on, and nothing more comes."""
+    """The connection reads, but no more data comes."""
 
 
 class Scripted(httpcore.NetworkStream):
-    """Delivers these pieces; then the end of the stream, or nothing any more."""
+    """Delivers these pieces, then the end of the stream or nothing."""
 
     def __init__(self, pieces: Sequence[bytes], end: bool) -> None:
         self._pieces = list(pieces)
@@ -62,7 +62,7 @@ class Backend(httpcore.NetworkBackend):
 
 
 class Lease:
-    """A lease that notes how it ends."""
+    """A lease that records how it ends."""
 
     since = 0.0
 
@@ -107,13 +107,13 @@ def request(method: str, headers: Sequence[tuple[bytes, bytes]] = ((b"Host", b"l
 
 
 def by_httpcore(method: str, pieces: Sequence[bytes], end: bool) -> Outcome:
-    """Return what httpcore makes of the response."""
+    """Return how httpcore parses the response."""
     connection, _ = opened(pieces, end)
     return _outcome(lambda: connection.handle_request(request(method)), connection, lambda: connection.is_available())
 
 
 def by_shortcut(method: str, pieces: Sequence[bytes], end: bool) -> tuple[Outcome, bool]:
-    """Return what the shortcut makes of the response, and whether h11 had to parse it."""
+    """Return how the shortcut parses the response, and whether h11 had to do it."""
     connection, _ = opened(pieces, end)
     shortcut = Direct(connection._connection)
     lease: Any = Lease(Link(connection, shortcut))
@@ -310,7 +310,7 @@ def mutated(dice: random.Random) -> bytes:
 
 
 def compare(cases: int, seed: int) -> int:
-    """Compare so many mutated responses. Return how many of them h11 had to parse."""
+    """Compare ``cases`` mutated responses. Return how many of them h11 had to parse."""
     dice = random.Random(seed)
     odd = 0
     for _ in range(cases):

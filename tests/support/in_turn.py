@@ -1,4 +1,4 @@
-"""Callers who wait for a connection and the one that serves them, in one thread and in a fixed order."""
+"""Waiting callers and the one that serves them, in one thread and in a fixed order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("OneThread",)
 
 
 class _Served:
-    """Where a caller sleeps whom another one serves at once, in the same thread."""
+    """The parker of a caller that another one serves at once, in the same thread."""
 
     def __init__(self, give: Callable[[], None]) -> None:
         self.wake = lambda: None
@@ -22,7 +22,7 @@ class _Served:
 
 
 class OneThread(ThreadRuntime):
-    """A caller that has to wait calls ``give`` instead of sleeping; housekeeping and the rest are unchanged."""
+    """A caller that must wait calls ``give`` instead of sleeping. Everything else is unchanged."""
 
     give: Callable[[], None] | None = None
 

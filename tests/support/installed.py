@@ -45,7 +45,7 @@ for package in (poolkit, poolkit_adapters):
 
 
 def quickstart(*, driver: bool) -> str:
-    """The program of the quickstart; without ``driver``, the blocks that need none."""
+    """Return the program of the quickstart; with ``driver=False``, the blocks that need no driver."""
     page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
     found = re.findall(r"^<!-- run -->\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return "\n".join(block for block in found if driver or "poolkit_adapters" not in block)
@@ -68,7 +68,7 @@ def installed(wheel: Path, extras: str, place: Path) -> Path:
 
 
 def without_dead_links(wheel: Path) -> None:
-    """The description holds no link to a file of the repository: a package index does not have it."""
+    """Check that the description has no link to a file of the repository, which a package index lacks."""
     with ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         text = archive.read(name).decode()

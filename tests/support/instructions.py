@@ -1,4 +1,4 @@
-"""How many bytecodes Python executes for something: the same number every time, whatever else the machine does."""
+"""Counts the bytecodes that Python executes: the count does not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("instructions", "marks")
 
 @functools.cache
 def marks(code: CodeType) -> frozenset[int]:
-    """Where Python 3.14 has only a mark for tools (``NOT_TAKEN``): it does nothing and raises nothing."""
+    """Return the offsets at which Python 3.14 has only a mark for tools (``NOT_TAKEN``), which does nothing."""
     return frozenset(one.offset for one in dis.get_instructions(code) if one.opname == "NOT_TAKEN")
 
 
@@ -52,7 +52,7 @@ def _counting() -> Iterator[list[int]]:
         me, tool, event = threading.get_ident(), 4, monitoring.events.INSTRUCTION
 
         def executed(code: CodeType, offset: int) -> None:
-            if threading.get_ident() == me and offset not in marks(code):  # a pool's housekeeping runs in another
+            if threading.get_ident() == me and offset not in marks(code):  # a pool's housekeeping has another one
                 count[0] += 1
 
         monitoring.use_tool_id(tool, "instructions")

@@ -14,18 +14,18 @@ __all__ = ("LeftOpen",)
 
 
 class LeftOpen:
-    """Knows which test made each pool, and which pools are open when the tests of a module have ended."""
+    """Records which test created each pool, and finds pools that are open after the tests of a module."""
 
     def __init__(self) -> None:
         self._makers: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-        self._reported: weakref.WeakSet[Any] = weakref.WeakSet()  # fails one module, not all that follow
+        self._reported: weakref.WeakSet[Any] = weakref.WeakSet()  # reported once, for its module
         watch_pools(self._made)
 
     def _made(self, pool: Any) -> None:
         self._makers[pool] = os.environ.get("PYTEST_CURRENT_TEST", "an import").partition(" ")[0]
 
     def check(self) -> None:
-        """Raise AssertionError if a pool is open that is also still referenced."""
+        """Raise AssertionError if a pool is still open and referenced."""
         for _ in range(50):
             if not live_pools():
                 return

@@ -24,11 +24,11 @@ class LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin to run."""
+        """Start the thread and its loop."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and close the loop, also the connections of clients that were gone too early."""
+        """End the thread and close the loop, with the connections of clients that left too early."""
         self.run(_abort_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE)
@@ -36,7 +36,7 @@ class LoopThread:
 
     @property
     def stopped(self) -> bool:
-        """Whether :meth:`stop` was called."""
+        """Return whether :meth:`stop` was called."""
         return self._loop.is_closed()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -66,8 +66,8 @@ async def stop_listening(server: asyncio.AbstractServer) -> None:
 
 
 async def _abort_all() -> None:
-    """Close the transports of this loop that are still open; the collector would complain of them in a later test."""
-    for _ in range(3):  # what is accepted gets its transport in the next turns
+    """Close the transports of this loop that are still open, which would cause warnings in a later test."""
+    for _ in range(3):  # accepted connections get their transports in the next iterations of the loop
         await asyncio.sleep(0.001)
     transports = getattr(asyncio.get_running_loop(), "_transports", {})  # of a selector event loop
     for transport in list(transports.values()):
@@ -82,7 +82,7 @@ class LoopServer:
     """
 
     ends: ClassVar[tuple[type[Exception], ...]] = (OSError, EOFError)
-    """Errors with which a connection may end."""
+    """Errors that may end a connection."""
 
     def __init__(self, name: str, port: int = 0, context: ssl.SSLContext | None = None) -> None:
         self.host = "127.0.0.1"
@@ -90,7 +90,7 @@ class LoopServer:
         self.accepted = self.open = 0
         self._context = context
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []  # a task that is cancelled before it begins closes none
+        self._writers: list[asyncio.StreamWriter] = []  # a task that is cancelled before it begins closes nothing
         self._loop = LoopThread(name)
 
     def __enter__(self: S) -> S:
@@ -141,7 +141,7 @@ S = TypeVar("S", bound=LoopServer)
 
 @contextlib.contextmanager
 def running() -> Iterator[Callable[[Any], Any]]:
-    """An event loop in a thread of its own, and what runs a coroutine in it."""
+    """Run an event loop in a thread of its own. Yields a function that runs a coroutine in it."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

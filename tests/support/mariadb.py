@@ -18,7 +18,7 @@ _SERVER = shutil.which("mariadbd") or shutil.which("mysqld")
 _INSTALL = shutil.which("mariadb-install-db") or shutil.which("mysql_install_db")
 
 MISSING = "" if _SERVER else "needs the program mariadbd or mysqld on PATH"
-"""Why there can be no server; empty if there can."""
+"""Why no server can be started; empty if one can."""
 
 
 class MariaDBServer(ServerProcess):
@@ -42,7 +42,7 @@ class MariaDBServer(ServerProcess):
         return "/tmp"
 
     def _prepare(self) -> None:
-        data, scratch = self.directory / "data", self.directory / "tmp"  # the account may not write to ours
+        data, scratch = self.directory / "data", self.directory / "tmp"  # for that account
         data.mkdir()
         scratch.mkdir()
         if self._account():
@@ -59,7 +59,7 @@ class MariaDBServer(ServerProcess):
 
     def _ready(self) -> bool:
         with contextlib.closing(socket.create_connection((self.host, self.port), timeout=1)) as probe:
-            return bool(probe.recv(1))  # the greeting of the protocol
+            return bool(probe.recv(1))  # the protocol's greeting
 
     def _started(self) -> None:
         import pymysql

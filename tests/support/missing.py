@@ -16,7 +16,7 @@ sys.meta_path.insert(0, Block())
 
 
 def without(program: str, *packages: str) -> str:
-    """Run a program for which these packages are not installed; return what it prints."""
+    """Run a program as if these packages were not installed, and return its output."""
     code = _BLOCK.format(blocked=packages) + program
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr

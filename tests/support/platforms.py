@@ -1,4 +1,4 @@
-"""What a system may lack, and which tests need it. They are skipped there by name; poolkit's own code has a guard.
+"""What a system may lack, and which tests need it. Those are skipped there; poolkit's own code has a guard.
 
 Tests with a condition of their own (``skipif(not hasattr(os, "fork"))``) are not listed.
 """
@@ -26,7 +26,7 @@ LACKS: dict[str, Callable[[], bool]] = {
     "PostgreSQL and Redis for this system": lambda: sys.platform == "win32",
     "/proc": lambda: sys.platform != "linux",
 }
-"""What tests need, and whether this system lacks it."""
+"""Each requirement of tests, and whether this system lacks it."""
 
 NEEDS: dict[str, str] = {
     "tests/adapters/dbapi/test_postgres.py::test_11_a_forked_child_begins_empty_and_harms_nothing": "fork",
@@ -64,7 +64,7 @@ SERVERS = {"postgres", "redis_server", "redis_cluster", "redis_sentinel"}
 
 
 def needs_of(file: str, test: str, fixtures: set[str]) -> set[str]:
-    """What a test needs."""
+    """Return the requirements of a test."""
     found = {NEEDS.get(file), NEEDS.get(f"{file}::{test}")}
     if fixtures & SERVERS:
         found.add("PostgreSQL and Redis for this system")

@@ -14,7 +14,7 @@ __all__ = ("HTTPProxy", "SOCKSProxy")
 
 
 class _Proxy(LoopServer):
-    """Relays until either side closes."""
+    """A proxy that relays until either side closes."""
 
     scheme = ""
     ends = (OSError, EOFError, ValueError)

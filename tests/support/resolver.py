@@ -1,4 +1,4 @@
-"""A resolver that obeys the test, in the place of the system's."""
+"""A resolver that a test controls, in place of the system's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Resolver:
         monkeypatch.setattr(socket, "getaddrinfo", self)
 
     def answer(self) -> None:
-        """Answer for the silent name too: those who have asked hear that they should try again."""
+        """Answer for the silent name too: pending lookups fail with "try again"."""
         self._answers = True
         self.over.set()
 

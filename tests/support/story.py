@@ -1,4 +1,4 @@
-"""A listener that follows what the events tell of each connection."""
+"""A listener that checks the events of each connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FOLLOWS: dict[EventKind | None, frozenset[EventKind]] = {
     None: frozenset({_K.CONNECTION_CREATED}),
     _K.CONNECTION_CREATED: frozenset({_K.CONNECTION_READY, _K.CONNECT_FAILED}),
     _K.CONNECTION_READY: frozenset({_K.ACQUIRED, _K.CONNECTION_CLOSED}),
-    # closed at once: its holder was interrupted, or the pool has taken it away
+    # closed at once: its holder was interrupted, or the pool reclaimed it
     _K.ACQUIRED: frozenset({_K.RELEASED, _K.LEASE_LEAKED, _K.CONNECTION_CLOSED}),
     _K.RELEASED: frozenset({_K.ACQUIRED, _K.CONNECTION_CLOSED}),
     _K.LEASE_LEAKED: frozenset({_K.CONNECTION_CLOSED}),
@@ -45,7 +45,7 @@ class Story:
         self.__init__()  # type: ignore[misc]
 
     def check(self, *, leased: int | None = None) -> None:
-        """AssertionError if anything made no sense; ``leased``: unless so many leases have begun and not ended."""
+        """Raise AssertionError if an event was out of order, or if not ``leased`` leases are open."""
         assert not self.wrong, "; ".join(self.wrong)
         on_lease = [number for number, kind in self.last.items() if kind is EventKind.ACQUIRED]
         assert leased is None or len(on_lease) == leased, f"on lease by what was told: {on_lease}, in truth {leased}"

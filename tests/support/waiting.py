@@ -1,4 +1,4 @@
-"""How long tests wait for something that must happen, and the one loop that does it."""
+"""How long tests wait for something that must happen, and the functions that wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 60.0
 
 
 def until(condition: Callable[[], object], what: str = "it happens") -> None:
-    """Wait for what another thread or process does. AssertionError after PATIENCE seconds."""
+    """Wait until another thread or process makes the condition true. Raises AssertionError after PATIENCE seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain until {what}"

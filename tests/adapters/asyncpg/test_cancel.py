@@ -1,4 +1,4 @@
-"""A caller that is cancelled, or whose connection is lost, never costs a slot, and max_size holds at the server."""
+"""A cancelled caller or a lost connection costs no slot, and the server never has more than max_size sessions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import until_async
 
 
 async def all_serve(pool: Any, size: int) -> None:
-    """So many connections can be had at once, and nothing else is held."""
+    """Check that so many connections are available at once, and that no other is held."""
     leases = [await pool.acquire(timeout=60) for _ in range(size)]
     for lease in leases:
         assert await lease.fetchval("select 1") == 1
@@ -46,7 +46,7 @@ async def test_a_storm_of_cancels(make: Any, admin: Admin, application: str) -> 
             await asyncio.gather(*tasks, return_exceptions=True)
         await all_serve(pool, 3)
         await until_async(lambda: len(admin.sessions(application)) <= 3, "surplus sessions end")
-    assert most <= 4  # a session that has been told to end may be seen for a moment
+    assert most <= 4  # a session that is about to end may be visible for a moment
 
 
 async def test_a_cancelled_statement_is_stopped_and_its_connection_is_used_again(make: Any) -> None:

@@ -30,7 +30,7 @@ class Pools:
     def __init__(self, ours: bool, server: PostgresServer) -> None:
         self.ours = ours
         self.server = server
-        self.limit = PATIENCE if ours else MOMENT  # what never ends need not be waited for
+        self.limit = PATIENCE if ours else MOMENT  # do not wait for what never ends
 
     @asynccontextmanager
     async def pool(self, dsn: str | None = None, **settings: Any) -> AsyncIterator[Any]:
@@ -43,7 +43,7 @@ class Pools:
             pool.terminate()
 
     async def endless(self, work: Awaitable[Any]) -> bool:
-        """Whether something does not end."""
+        """Return whether something does not end."""
         task = asyncio.ensure_future(work)
         await asyncio.wait({task}, timeout=self.limit)
         ended = task.done()
@@ -53,7 +53,7 @@ class Pools:
 
 
 async def drop_one(pool: Any) -> None:
-    """Take a connection and forget it."""
+    """Take a connection and drop it."""
     connection = await pool.acquire()
     await connection.fetchval("select 1")
     del connection
@@ -105,7 +105,7 @@ async def hangs_in_release(pools: Pools) -> bool:
 
 
 async def until_running(server: PostgresServer, pid: int) -> None:
-    """Until the server executes the statement of a session."""
+    """Wait until the server executes the statement of a session."""
     admin = await asyncpg.connect(server.url)
     try:
         query = "select count(*) from pg_stat_activity where pid = $1 and state = 'active' and query like '%pg_sleep%'"

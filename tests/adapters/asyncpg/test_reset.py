@@ -1,4 +1,4 @@
-"""What a lease leaves in its session is undone, and nothing is asked of the server if nothing can be left."""
+"""The pool undoes what a lease leaves in its session, and sends nothing if nothing can be left."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_the_next_user_finds_nothing_of_the_last_one(make: Any, leave: Any
 
 
 async def _queries(pool: Any, *texts: str) -> int:
-    """How many queries the connection executes for a lease that executes these, and for its end."""
+    """Return how many queries the connection executes for a lease with these queries and for its end."""
     async with pool.acquire() as connection:
         protocol = connection._con._protocol
         begun = protocol.queries_count

@@ -1,1 +1,1 @@
-"""Nothing in the background is without a bound: a table of operations and drivers, and what each is tried with."""
+"""Everything in the background has a limit: a table of operations and drivers."""

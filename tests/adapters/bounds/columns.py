@@ -32,7 +32,7 @@ LIMITS: dict[str, Any] = {
 
 
 class Servers:
-    """The servers behind the proxies, each started when it is first asked for."""
+    """The servers behind the proxies, each started at its first use."""
 
     def __init__(
         self, postgres: PostgresServer, redis: RedisServer, http: HTTPServer, https: HTTPServer, tls: Certificates
@@ -55,7 +55,7 @@ class Servers:
 
 
 class Column:
-    """One driver under its adapter, with a pool of two places."""
+    """One driver under its adapter, with a pool of two connections."""
 
     name = ""
     module = ""
@@ -85,22 +85,22 @@ class Column:
 
     @classmethod
     def lacks(cls, row: str) -> str | None:
-        """Why there is no such cell; None: there is."""
+        """Return why there is no such cell, or None if there is one."""
         if row == "tls" and cls.server != "postgres":
             return "TLS begins with the client's first message: the row connect is the same"
         return cls.absent.get(row)
 
     def encrypt(self) -> None:
-        """From now on connect with TLS."""
+        """Connect with TLS from now on."""
         self.encrypted = True
         self.proxy.target = (self.server_.host, self.server_.tls_port)
 
     def look_up(self, resolver: Resolver) -> None:
-        """From now on connect by a name for which there is no answer."""
+        """Connect by a name without an answer from now on."""
         self.host, self.resolver = SILENT, resolver
 
     def _port(self) -> int:
-        """Of the server behind the proxy."""
+        """Return the port of the server behind the proxy."""
         port: int = self.server_.port
         return port
 
@@ -115,14 +115,14 @@ class Column:
         connection.rollback()
 
     def fall_silent(self) -> None:
-        """From now on the peer takes everything and says nothing, or one byte now and then."""
+        """Let the peer take everything from now on and send nothing, or one byte now and then."""
         if self.dripping:
             self.proxy.trickle = 0.1
         else:
             self.proxy.mode = "hold"
 
     def speak(self) -> None:
-        """The peer answers everything that it has taken."""
+        """Let the peer answer everything that it has taken."""
         self.proxy.trickle = None
         self.proxy.reply_limit = None
         self.proxy.mode = "pass"
@@ -135,7 +135,7 @@ class Column:
         raise NotImplementedError
 
     async def open(self) -> None:
-        """Make the pool, in its world."""
+        """Create the pool, in its runtime."""
         raise NotImplementedError
 
     async def take(self) -> Any:
@@ -143,11 +143,11 @@ class Column:
         raise NotImplementedError
 
     async def give(self, lease: Any) -> None:
-        """Give it back."""
+        """Return the lease."""
         raise NotImplementedError
 
     async def work(self, lease: Any) -> None:
-        """Something that takes long, to be cancelled."""
+        """Run something that takes long and is cancelled."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -155,7 +155,7 @@ class Column:
         raise NotImplementedError
 
     async def pause(self) -> None:
-        """Let others run for a moment."""
+        """Let other tasks run for a moment."""
         if self.world == "asyncio":
             await asyncio.sleep(0.01)
         elif self.world == "trio":
@@ -165,7 +165,7 @@ class Column:
 
 
 def tls_of(driver: str) -> dict[str, Any]:
-    """The arguments by which a driver of PostgreSQL asks for TLS and believes every certificate."""
+    """Return the arguments with which a driver of PostgreSQL uses TLS and accepts every certificate."""
     if driver not in ("pg8000", "asyncpg"):
         return {"sslmode": "require"}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -184,7 +184,7 @@ def tried(lease: Any, work: Callable[[Any], object], give_back: Callable[[Any], 
 
 
 def run(world: str, scenario: Coroutine[Any, Any, Any]) -> None:
-    """Run a scenario in its world, in a thread of its own. AssertionError if it does not end."""
+    """Run a scenario in its runtime, in a thread of its own. Raises AssertionError if it does not end."""
     failure: list[BaseException] = []
 
     def work() -> None:
@@ -527,7 +527,7 @@ class HTTP(Column):
 
 
 class _Endless(httpx.AsyncByteStream):
-    """A body that fills every buffer on the way. No generator, which trio would miss when it is not closed."""
+    """A body that fills every buffer. Not a generator, because trio would report one that is not closed."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -22,7 +22,7 @@ from poolkit_adapters.psycopg._connector import PsycopgConnector
 from tests.support.resolver import ANSWERS, Resolver
 
 LIMIT = 2.0
-"""Seconds of a whole connect."""
+"""The limit of a whole connect in seconds."""
 ONE = 2 * LIMIT + 1.0
 """Seconds after which a connect to one address is given up."""
 FOUR = 4 * LIMIT + 1.0

@@ -39,7 +39,7 @@ ROWS = {
 }
 PEERS = {"silent": "it takes everything and says nothing", "dripping": "its answers come byte by byte"}
 DRIPPING = ("connect", "prepare", "check", "reset")
-"""Rows in which an answer is read."""
+"""Rows in which the driver reads an answer."""
 FEW = 80
 """Bytes that a dripping peer sends within the limits of a connect: about ten in one attempt. A handshake has more."""
 CELLS = [
@@ -85,7 +85,7 @@ def no_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def until(column: Column, condition: Any, what: str) -> None:
-    """Wait in the column's world."""
+    """Wait in the column's runtime."""
     for _ in range(int(PATIENCE / 0.01)):
         if condition():
             return
@@ -94,7 +94,7 @@ async def until(column: Column, condition: Any, what: str) -> None:
 
 
 async def serve(column: Column) -> None:
-    """All places give connections that work, soon; a busy machine may miss a limit as short as these."""
+    """Check that all slots soon have working connections. A busy machine may miss limits as short as these."""
     for _ in range(20):
         leases: list[Any] = []
         with contextlib.suppress(Exception):
@@ -108,7 +108,7 @@ async def serve(column: Column) -> None:
 
 
 async def places_are_free(column: Column) -> None:
-    """While the peer is silent, no caller holds a slot, and there is no socket that the pool does not count."""
+    """Check that, while the peer is silent, no caller holds a slot and the pool counts every socket."""
 
     def free() -> bool:
         stats = column.engine.stats()
@@ -123,7 +123,7 @@ async def places_are_free(column: Column) -> None:
 
 
 async def refused(column: Column, what: str) -> None:
-    """No connection can be had, and that is clear before the peer has sent much."""
+    """Check that no connection is available, and that this is known before the peer has sent much."""
     with pytest.raises(Exception):  # noqa: B017  each driver has its own; which one is tested elsewhere
         await column.take()
     await places_are_free(column)
@@ -131,7 +131,7 @@ async def refused(column: Column, what: str) -> None:
 
 
 async def in_silence(column: Column, row: str) -> None:
-    """The operation ends, however."""
+    """Run the operation to its end, with any result."""
     if row == "connect":
         column.fall_silent()
         await refused(column, "connect")
@@ -164,7 +164,7 @@ async def in_silence(column: Column, row: str) -> None:
 
 
 async def cancelled(column: Column) -> None:
-    """A caller that is cancelled in mid-work; what it does with its connection belongs to the operation."""
+    """Cancel a caller during its work. What it does with its connection belongs to the operation."""
 
     async def work() -> None:
         lease = await column.take()

@@ -28,14 +28,14 @@ from poolkit_adapters.sqlalchemy import PoolkitPool
 from tests.faults.proxy import FaultProxy
 from tests.support.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.filterwarnings("ignore::poolkit.PoolConfigWarning")  # connects longer than their callers wait
+pytestmark = pytest.mark.filterwarnings("ignore::poolkit.PoolConfigWarning")  # a connect may outlast its caller's wait
 CONNECT = 0.5
 """Seconds for a connect. It is given up after a few times as long."""
 PLACES = 2
 
 
 class Hang:
-    """The function that hangs: it does so until it is told not to."""
+    """The function that hangs, until the test ends it."""
 
     def __init__(self) -> None:
         self.healthy = False
@@ -58,7 +58,7 @@ class Hang:
 
 
 class Subject:
-    """A pool whose connects hang, and what its users do with it."""
+    """A pool whose connects hang, and its use."""
 
     def __init__(self, engine: Any, take: Callable[[], Any], give: Callable[[Any], Any]) -> None:
         self.engine = engine
@@ -66,7 +66,7 @@ class Subject:
         self.give = give
 
     def serve(self) -> None:
-        """Ask until a connection is there."""
+        """Ask until a connection is available."""
 
         def ask() -> bool:
             try:
@@ -168,7 +168,7 @@ def _of_engine(engine: Any) -> tuple[Subject, Callable[[], object]]:
 
 
 def sqlalchemy_connect(proxy: FaultProxy, hang: Hang, request: Any) -> tuple[Subject, Callable[[], object]]:
-    """SQLAlchemy lets all others wait for the first connect of an engine, so the first one does not hang."""
+    """SQLAlchemy makes all others wait for the first connect of an engine, so the first one does not hang."""
     engine = _sqlalchemy(proxy, request)
     event.listen(engine, "connect", hang)
     hang.healthy = True
@@ -181,7 +181,7 @@ def sqlalchemy_connect(proxy: FaultProxy, hang: Hang, request: Any) -> tuple[Sub
 
 
 def sqlalchemy_first(proxy: FaultProxy, hang: Hang, request: Any) -> tuple[Subject, Callable[[], object]]:
-    """The first connection waits in it; the others wait for the first."""
+    """The first connection hangs in it, and the others wait for the first."""
     engine = _sqlalchemy(proxy, request)
     event.listen(engine.pool, "first_connect", hang)
     return _of_engine(engine)
@@ -266,7 +266,7 @@ def made(make: Callable[..., tuple[Subject, Callable[[], object]]], *args: Any) 
 
 
 def ask_until(subject: Subject, condition: Callable[[], object], what: str) -> None:
-    """Callers come, and each hears at its deadline, until something has happened."""
+    """Send callers until something has happened. Each must get its error at its deadline."""
 
     def ask() -> object:
         with pytest.raises(poolkit.PoolError):
@@ -280,12 +280,12 @@ FREED = [
     redis_function, redis_provider, valkey_function, psycopg_configure, psycopg_arguments, psycopg_check, dbapi_setup,
     sqlalchemy_connect, sqlalchemy_first,
 ]  # fmt: skip
-"""What hangs where it is known whether there is a session, and how to end it."""
+"""Functions that hang where it is known whether a session exists, and how to end it."""
 KEPT = [
     sqlalchemy_creator, sqlalchemy_do_connect, sqlalchemy_hidden_socket, dbapi_module, dbapi_hidden_socket,
     httpcore_backend,
 ]  # fmt: skip
-"""What hangs where it may have a session that nobody else knows, or can end."""
+"""Functions that hang where a session may exist that nothing else knows or can end."""
 
 
 def start(make: Any, request: pytest.FixtureRequest, fault_proxy: Callable[..., FaultProxy]) -> FaultProxy:
@@ -298,7 +298,7 @@ def start(make: Any, request: pytest.FixtureRequest, fault_proxy: Callable[..., 
 
 
 def hang_one(subject: Subject, hang: Hang) -> None:
-    """One connect hangs, is given up, and goes on. All others will be healthy."""
+    """Let one connect hang and be given up, and go on later. All others succeed."""
     ask_until(subject, lambda: hang.inside, "a connect hangs")
     hang.healthy = True
     new = {} if subject.engine.config.connect_timeout is None else {"connect_timeout": PATIENCE}
@@ -318,7 +318,7 @@ def test_the_place_is_free_while_the_thread_goes_on(
         assert (stats.size, stats.closing) == (0, 0)
         assert "has not returned" in str(stats.last_connect_error)
         until(lambda: not proxy.open, "the server has no session of it")
-        if make is sqlalchemy_first:  # SQLAlchemy lets all others wait for the first
+        if make is sqlalchemy_first:  # SQLAlchemy makes all others wait for the first
             hang.end()
         subject.serve()
         assert hang.inside or make is sqlalchemy_first
@@ -335,7 +335,7 @@ def test_the_place_is_kept_where_nobody_knows_of_a_session(
     hang: Hang,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_time_limits, "UNSAID", CONNECT)  # a creator or a module of one's own can be given no limit
+    monkeypatch.setattr(_time_limits, "UNSAID", CONNECT)  # an application's creator or module takes no limit
     proxy = start(make, request, fault_proxy)
     with made(make, proxy, hang, request) as subject:
         hang_one(subject, hang)

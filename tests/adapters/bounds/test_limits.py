@@ -58,7 +58,7 @@ def test_a_drivers_own_limit_for_the_handshake_is_kept_where_it_is_shorter() -> 
 
 @pytest.mark.parametrize("driver", ["pymysql", "pg8000"])
 def test_statements_are_not_bound_by_connect_timeout(databases: Databases, driver: str) -> None:
-    """The limit of the handshake is not left on the socket."""
+    """The limit of the handshake does not stay on the socket."""
     with calling(databases.url(driver), driver, connect_timeout=20.0) as caller, caller.engine.connect() as connection:
         real: Any = connection.connection.driver_connection
         assert connection.execute(text("select 1")).scalar() == 1
@@ -125,7 +125,7 @@ def test_the_limit_of_a_connect_ends_each_address_and_touches_no_socket_of_the_a
 
 
 def test_a_connect_that_has_ended_is_not_hung_up() -> None:
-    """The thread may be in the next one meanwhile."""
+    """Its thread may be in the next connect meanwhile."""
     ours, theirs = socket.socketpair()
     connecting = Connecting(__name__)
     watch = Watch()
@@ -139,7 +139,7 @@ def test_a_connect_that_has_ended_is_not_hung_up() -> None:
 
 
 SILENT = ("pymysql", "pg8000", "aiomysql", "asyncmy")
-"""Their own limits for connecting end with TCP, or are not there."""
+"""Drivers whose own connect limit covers TCP only, or does not exist."""
 
 
 @pytest.mark.filterwarnings("ignore:unclosed", "ignore::pytest.PytestUnraisableExceptionWarning")  # pg8000's, at once
@@ -148,7 +148,7 @@ SILENT = ("pymysql", "pg8000", "aiomysql", "asyncmy")
 def test_what_bounds_a_connect_without_connect_timeout(
     databases: Databases, driver: str, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver's own argument in ``connect_args``, for the whole connect; else a limit of the adapter."""
+    """The driver's own argument in ``connect_args`` limits the whole connect; otherwise the adapter does."""
     from sqlalchemy import make_url
 
     url = make_url(databases.url(driver))
@@ -169,7 +169,7 @@ def test_what_bounds_a_connect_without_connect_timeout(
 
 
 def test_connect_args_may_allow_more_than_connect_timeout(postgres: PostgresServer) -> None:
-    """They win: the attempt has their time."""
+    """They override it: the attempt has their time."""
     engine = create_engine(
         postgres.sqlalchemy_url("psycopg"), poolclass=PoolkitPool, connect_timeout=1.0,
         connect_args={"connect_timeout": "60"},
@@ -194,7 +194,7 @@ def test_a_connect_without_a_limit_where_the_application_asks_for_none(postgres:
 
 
 class _Stuck(httpcore.AsyncNetworkStream):
-    """A peer that reads nothing, with all buffers full."""
+    """A peer that reads nothing while all buffers are full."""
 
     def __init__(self) -> None:
         self.writing = 0

@@ -1,4 +1,4 @@
-"""A node that does not answer when it is asked for its role: the question ends, and the cluster goes on without it."""
+"""A node that does not answer the question for its role: the question ends, and the cluster works without the node."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_question_for_the_role_ends(
     request: pytest.FixtureRequest,
     fault_proxy: Callable[[str, int], FaultProxy],
 ) -> None:
-    """The peer swallows it, or answers it much later; callers are served by the other node meanwhile."""
+    """The peer ignores it, or answers much later. The other node serves callers meanwhile."""
     server: PostgresServer | RedisServer
     server = request.getfixturevalue("postgres" if driver in POSTGRES else "redis_server")
     proxy = fault_proxy(server.host, server.port)

@@ -1,4 +1,4 @@
-"""Connects in threads of the pool: the caller's context, one deadline, the limit; modules that need their thread."""
+"""Connects in threads of the pool: the caller's context, one deadline, the limit; modules that are bound to a thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOON = 0.3
 
 
 def together(count: int, work: Callable[[], object]) -> list[BaseException]:
-    """Run ``work`` in so many threads; the errors."""
+    """Run ``work`` in so many threads and return the errors."""
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -130,7 +130,7 @@ def test_never_more_sessions_than_the_limit(postgres: PostgresServer) -> None:
 
 
 class Bound(ModuleType):
-    """A module whose connect() works in one thread alone."""
+    """A module whose connect() works in one thread only."""
 
     threadsafety, paramstyle, apilevel = 1, "qmark", "2.0"
     Error = InterfaceError = DatabaseError = OperationalError = ProgrammingError = sqlite3.OperationalError

@@ -125,7 +125,7 @@ def test_connect_timeout_is_handed_on_in_the_modules_words() -> None:
     answers = dict.fromkeys(answers, 99)
     assert module.made[1].arguments == {"connect_timeout": 99} | answers
     settings = {"connect_in_caller": True, "acquire_timeout": 30, "connect_timeout": None}
-    for own, given in ((2, "2"), (99, "30")):  # a caller that connects itself only lowers it; libpq takes no float
+    for own, given in ((2, "2"), (99, "30")):  # a caller that connects itself can only lower it; libpq takes no float
         with (
             pytest.warns(PoolConfigWarning),
             PooledDatabase(module, connect_kwargs={"connect_timeout": own}, **settings) as db,

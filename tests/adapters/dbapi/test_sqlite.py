@@ -1,4 +1,4 @@
-"""PooledDatabase with sqlite3: what PEP 249 says, and what a pool adds."""
+"""PooledDatabase with sqlite3: the interface of PEP 249, and what a pool adds."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_use_after_close_is_the_modules_error_and_poolkits(db: PooledDatabase) -
     cursor = connection.cursor()
     cursor.execute("select 1")
     connection.close()
-    connection.close()  # a no-op
+    connection.close()  # does nothing
     for use in (connection.cursor, connection.commit, lambda: cursor.fetchone(), lambda: cursor.execute("x")):
         for kind in (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.Error, poolkit.UsageError):
             with pytest.raises(kind, match="returned to its pool"):

@@ -1,4 +1,4 @@
-"""What one user changes in a session, through methods, attributes or transactions, is not there for the next one."""
+"""Changes that one user makes to a session, by methods, attributes or transactions, do not reach the next user."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _tables = itertools.count()
 
 
 def value(connection: Any, statement: str) -> Any:
-    """The first value that a statement gives."""
+    """Return the first value of a statement's result."""
     cursor = connection.cursor()
     cursor.execute(statement)
     row = cursor.fetchone()
@@ -53,7 +53,7 @@ class Driver:
         request.addfinalizer(self.db.close)
 
     def visit(self, work: Callable[[Any], Any]) -> Any:
-        """One user: takes the connection and closes it, without commit or rollback."""
+        """Use a connection and close it, without commit or rollback."""
         connection = self.db.connect()
         try:
             return work(connection)
@@ -61,7 +61,7 @@ class Driver:
             connection.close()
 
     def same_session_after(self, work: Callable[[Any], Any]) -> bool:
-        """Whether the next user has the same session."""
+        """Return whether the next user has the same session."""
         first = self.visit(lambda connection: value(connection, self.session))
         self.visit(work)
         return bool(self.visit(lambda connection: value(connection, self.session)) == first)
@@ -69,14 +69,14 @@ class Driver:
 
 @dataclass(frozen=True)
 class Change:
-    """What a user does, and where the next one would see it."""
+    """A change that a user makes, and where the next one would see it."""
 
     module: str
     name: str
     do: Callable[[Any], object]
     look: Callable[[Any], Any]
     kept: bool = False
-    """Whether the change is undone, so that the session is kept."""
+    """Whether the pool undoes the change, so that the session is kept."""
 
     def __str__(self) -> str:
         return f"{self.module}-{self.name}"
@@ -177,7 +177,7 @@ def test_nested_transactions_and_pipelines_of_psycopg_do_not_cost_the_connection
 @pytest.mark.parametrize("mode", ["usual", "autocommit", "committed without effect"])
 @pytest.mark.parametrize("module", [*MYSQL, *POSTGRES])
 def test_a_transaction_left_open_is_not_the_next_users(request: pytest.FixtureRequest, module: str, mode: str) -> None:
-    """Also where it was begun by a statement in autocommit mode, in which some rollback() and commit() do nothing."""
+    """Also if a statement began it in autocommit mode, in which some modules' rollback() and commit() do nothing."""
     driver = Driver(request, module)
     table = f"state_{os.getpid()}_{next(_tables)}"
     engine = " engine=innodb" if module in MYSQL else ""
@@ -211,7 +211,7 @@ def test_a_transaction_left_open_is_not_the_next_users(request: pytest.FixtureRe
 
 
 def test_psycopg2_begun_in_autocommit_and_committed_by_name(request: pytest.FixtureRequest) -> None:
-    """commit() does nothing there, so the transaction is open although the proxy has seen a commit."""
+    """commit() does nothing there, so the transaction stays open although the proxy has seen a commit."""
     driver = Driver(request, "psycopg2")
 
     def leave_open(connection: Any) -> None:
@@ -294,7 +294,7 @@ def test_a_transaction_of_sqlite3_is_not_the_next_users(tmp_path: Path, autocomm
 
 
 def test_a_database_in_memory_outlives_what_a_method_changes() -> None:
-    """Its connection is the database: to close it would lose the data."""
+    """Its connection is the database, so a close would lose the data."""
     for database, arguments in ((":memory:", {}), ("file:state?mode=memory&cache=shared", {"uri": True})):
         with PooledDatabase(sqlite3, database, max_size=1, **arguments) as db:
             with db.connect() as connection:
@@ -330,7 +330,7 @@ def test_a_function_as_the_value_of_an_attribute_is_that_function(tmp_path: Path
 
 
 def test_an_attribute_that_can_only_be_written_costs_the_connection() -> None:
-    """As oracledb's module, action and client_identifier."""
+    """Like oracledb's module, action and client_identifier."""
 
     def write(connection: Any, name: str) -> None:
         connection.said.append(name)

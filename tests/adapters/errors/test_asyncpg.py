@@ -37,7 +37,7 @@ NOBODY = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
 class Make:
-    """Makes pools of one connection, named "orders"."""
+    """Creates pools of one connection with the name "orders"."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -58,7 +58,7 @@ async def _(make: Make) -> None:
     async with make(NOBODY, backoff=BackoffConfig(base=600, cap=600)) as pool:
         with pytest.raises(ConnectionRefusedError):
             await pool.acquire(timeout=60)
-        await pool.acquire(timeout=0.01)  # waits for the next try
+        await pool.acquire(timeout=0.01)  # waits for the next attempt
 
 
 @happens(ConnectFailed)

@@ -24,7 +24,7 @@ MODULES: dict[str, Any] = {"sqlite3": sqlite3, "psycopg": psycopg}
 
 
 class Place:
-    """Makes pools of one module on one database."""
+    """Creates pools of one module on one database."""
 
     def __init__(self, module: Any, server: PostgresServer, folder: Path) -> None:
         self.module = module
@@ -36,7 +36,7 @@ class Place:
 
     @property
     def nobody(self) -> str:
-        """A database that cannot be reached."""
+        """Return a database that cannot be reached."""
         return "/no/such/folder/app.db" if self.sqlite else "host=127.0.0.1 port=1"
 
 
@@ -102,7 +102,7 @@ def bad_setting(place: Place) -> None:
 SCENARIOS: dict[type, tuple[Any, str]] = {
     poolkit.AcquireTimeout: (exhausted, "in use 1/1"),
     poolkit.ServerUnavailable: (down, "last connect error"),
-    poolkit.ConnectFailed: (fatal, ""),  # in the words of the module
+    poolkit.ConnectFailed: (fatal, ""),  # in the module's words
     poolkit.CircuitOpen: (open_breaker, "circuit open"),
     poolkit.PoolBusy: (full, "max_waiting=0"),
     poolkit.PoolSuspended: (suspended, "suspended"),
@@ -129,7 +129,7 @@ def test_it_happens_and_is_both(base: type, name: str, postgres: PostgresServer,
 
 
 class Refusing(types.ModuleType):
-    """A module whose errors have attributes, as those of most modules."""
+    """A module whose errors have attributes, like those of most modules."""
 
     threadsafety, paramstyle, apilevel = 1, "qmark", "2.0"
 
@@ -157,7 +157,7 @@ class Refusing(types.ModuleType):
 @pytest.mark.parametrize("in_caller", [False, True])
 @pytest.mark.parametrize("kind", [Refusing.OperationalError, Refusing.DatabaseError])
 def test_the_error_of_a_connect_has_what_the_module_gave_it(kind: Any, in_caller: bool) -> None:
-    """Handlers look at its arguments and attributes, and catch the module's class or OperationalError."""
+    """Handlers read its arguments and attributes, and catch the module's class or OperationalError."""
     with PooledDatabase(Refusing(kind), name="orders", connect_in_caller=in_caller) as pool:
         with pytest.raises(kind) as first, pool.connect(60):
             pass

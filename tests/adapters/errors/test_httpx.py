@@ -30,7 +30,7 @@ NOBODY = "http://127.0.0.1:1/"
 
 
 class Twin:
-    """A client of one kind: of httpx or of httpcore, for threads or for tasks."""
+    """A client of httpx or of httpcore, for threads or for tasks."""
 
     def __init__(self, server: HTTPServer, *, driver: str, asynchronous: bool) -> None:
         self.server = server
@@ -52,7 +52,7 @@ class Twin:
             await do(pool.aclose() if self.asynchronous else pool.close())
 
     async def send(self, transport: Any, url: str, /, **timeouts: float) -> Any:
-        """The response, open."""
+        """Return the response, still open."""
         method = "handle_async_request" if self.asynchronous else "handle_request"
         kind: Any = httpx.Request if self.driver == "httpx" else httpcore.Request
         request = kind("GET", url, headers={"Host": "127.0.0.1"}, extensions={"timeout": timeouts})
@@ -95,10 +95,10 @@ async def _(twin: Twin) -> None:
 
 @happens("ServerUnavailable", "orders", "last connect error")
 async def _(twin: Twin) -> None:
-    async with twin.pool(breaker=BreakerConfig(failure_threshold=9)) as pool:  # which remembers it
+    async with twin.pool(breaker=BreakerConfig(failure_threshold=9)) as pool:  # which stores it
         with pytest.raises((httpx.ConnectError, httpcore.ConnectError)):
             await twin.send(pool, NOBODY)
-        response = await twin.send(pool, f"{twin.server.url}/stream?chunks=3")  # has the only place
+        response = await twin.send(pool, f"{twin.server.url}/stream?chunks=3")  # has the only connection
         try:
             await twin.send(pool, NOBODY, pool=0.01)
         finally:
@@ -274,7 +274,7 @@ def test_it_happens_and_is_both_under_httpcore(
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_a_special_error_of_a_connect_keeps_its_class(asynchronous: bool, https_server: HTTPServer) -> None:
-    """A proxy that refuses, an untrusted certificate, a host that does not exist, a backend that raises."""
+    """A proxy refuses, a certificate is not trusted, a host does not exist, or a backend raises."""
     proxy = socket.create_server(("127.0.0.1", 0))
 
     def refuse() -> None:
@@ -317,7 +317,7 @@ def test_a_special_error_of_a_connect_keeps_its_class(asynchronous: bool, https_
 
 
 class Backend(httpcore.NetworkBackend):
-    """One of a user's own, with a fault."""
+    """A backend of the application, with a fault."""
 
     def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
         raise ValueError("of the backend's own")

@@ -65,7 +65,7 @@ async def _(twin: Twin) -> None:
 async def _(twin: Twin) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = f"host=127.0.0.1 port={silent.getsockname()[1]} connect_timeout=2"
-        async with within(twin.null(where, name="orders")) as pool:  # which connects in its caller
+        async with within(twin.null(where, name="orders")) as pool:  # a null pool connects in its caller
             await do(pool.getconn(60))
 
 
@@ -218,10 +218,10 @@ def test_a_lease_that_is_reclaimed_ends_in_an_error_of_psycopg(twin: Twin, used:
             assert any("'orders' closed this connection" in text for text in told)
             connection = await do(pool.getconn())
             await twin.until(lambda: connection.closed)
-            await do(pool.putconn(connection))  # nothing to say: nothing was to be committed
+            await do(pool.putconn(connection))  # no error: nothing was to be committed
             with pytest.raises(NotLeased):
                 await do(pool.putconn(connection))
-            with pytest.raises(KeyError):  # what the block itself failed with stays
+            with pytest.raises(KeyError):  # the error of the block itself stays
                 async with within(pool.connection()) as connection:
                     await twin.until(lambda: connection.closed)
                     raise KeyError("mine")
@@ -240,7 +240,7 @@ def test_a_lease_that_lasted_too_long_does_not_hide_the_error_of_its_block(twin:
             with pytest.raises(LeaseOverdue):
                 async with within(pool.connection()):
                     await twin.until(lambda: pool.poolkit.stats().leaks == 2)
-            with pytest.raises(LeaseOverdue):  # also if the connection has to be reset first
+            with pytest.raises(LeaseOverdue):  # also if the connection must be reset first
                 async with within(pool.connection()) as connection:
                     await do(connection.execute("select 1"))
                     pool._reset = twin.callback(nothing)

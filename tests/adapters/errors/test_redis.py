@@ -23,7 +23,7 @@ from tests.support.waiting import until
 
 
 class Twin:
-    """Makes pools of one kind."""
+    """Creates pools of one kind."""
 
     def __init__(self, server: RedisServer, *, asynchronous: bool) -> None:
         self.server = server
@@ -74,7 +74,7 @@ async def _(twin: Twin) -> None:
             (await asyncio.to_thread(rude.accept))[0].close()
             with pytest.raises(redis.ConnectionError):
                 await first
-            second = begin(pool)  # gets no answer, and has the only place
+            second = begin(pool)  # gets no reply, and has the only place
             answer, _ = await asyncio.to_thread(rude.accept)
             pool.timeout = 0.05
             try:

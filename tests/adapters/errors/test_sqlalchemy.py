@@ -30,7 +30,7 @@ from tests.support.waiting import until
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """Connections that the errors' tracebacks hold are no other test's."""
+    """Collect connections that tracebacks hold, so that they do not reach another test."""
     yield
     gc.collect()
 
@@ -39,7 +39,7 @@ WAYS = ["psycopg", "psycopg_async", "asyncpg"]
 
 
 class Twin:
-    """Makes engines on one driver."""
+    """Creates engines on one driver."""
 
     def __init__(self, server: PostgresServer, driver: str) -> None:
         self.server = server
@@ -64,7 +64,7 @@ class Twin:
             await do(engine.dispose())
 
     async def of_pool(self, function: Any, *arguments: Any) -> Any:
-        """A call of the engine's pool that may block."""
+        """Run a call of the engine that may block."""
         return await greenlet_spawn(function, *arguments) if self.asynchronous else function(*arguments)
 
     async def until(self, condition: Any) -> None:
@@ -101,7 +101,7 @@ async def _(twin: Twin) -> None:
             first = asyncio.create_task(connect())
             (await asyncio.to_thread(silent.accept))[0].close()
             await asyncio.gather(first, return_exceptions=True)
-            await connect()  # gets no answer
+            await connect()  # gets no reply
 
 
 @happens(sa.PoolBusy, "orders", "max_waiting=0")
@@ -130,7 +130,7 @@ async def _(twin: Twin) -> None:
 
 @happens(sa.ConnectFailed, "nosuch")
 async def _(twin: Twin) -> None:
-    # asyncpg's errors of a connect are wrapped by no SQLAlchemy: see below
+    # no version of SQLAlchemy wraps asyncpg's connect errors: see below
     driver = "psycopg_async" if twin.asynchronous else "psycopg"
     async with twin.engine(twin.url().set(drivername=f"postgresql+{driver}", database="nosuch")) as engine:
         await do(engine.connect())

@@ -51,9 +51,9 @@ CANNOT: dict[str, set[type]] = {
     "requests": {errors.NotLeased, errors.UsageError, errors.WrongLoop, NoNodeAvailable},
     "urllib3": {errors.NotLeased, errors.UsageError, errors.WrongLoop, NoNodeAvailable},
 }
-"""What cannot happen under an adapter."""
+"""Errors that cannot happen under an adapter."""
 PUBLIC = {getattr(errors, name) for name in errors.__all__} | {NoNodeAvailable}
-INSIDE = {errors.PoolError}  # raised nowhere by itself
+INSIDE = {errors.PoolError}  # a base class, never raised itself
 ALL = pytest.mark.parametrize("adapter", TABLES)
 
 
@@ -85,7 +85,7 @@ def test_a_row_is_of_all_its_classes_and_stands_once(adapter: str) -> None:
         assert len(row.bases) >= 2
         assert issubclass(row.bases[0], errors.PoolError)
         assert not issubclass(row.bases[-1], errors.PoolError)
-        if issubclass(row.error, errors.PoolError):  # else the driver's, of which a class is made that is both
+        if issubclass(row.error, errors.PoolError):  # otherwise the driver's class, from which a class of both types is created
             assert all(issubclass(row.error, base) for base in row.bases), row
 
 
@@ -109,7 +109,7 @@ def test_an_error_of_the_engine_becomes_the_adapters_with_all_it_has(adapter: st
 
 
 class Custom(OSError):
-    """With arguments, attributes and a text of its own."""
+    """An error with arguments, attributes and a text of its own."""
 
     def __init__(self, host: str, *, port: int) -> None:
         super().__init__(113, "No route", host)
@@ -127,7 +127,7 @@ def _custom(host: str, port: int) -> Custom:
 
 
 class Sealed(Exception):
-    """Nobody can derive from it."""
+    """A class that cannot have subclasses."""
 
     def __init_subclass__(cls) -> None:
         raise TypeError("sealed")
@@ -156,7 +156,7 @@ def test_a_joined_error_is_the_drivers_in_all_but_that_it_is_poolkits(error: Any
     assert new.__cause__ is error
     for name in ("errno", "filename", "filename2", "reason", "port", "name", "path"):
         assert getattr(new, name, None) == getattr(error, name, None)
-    if not isinstance(error, Custom):  # whose own way of being copied makes one of its own class
+    if not isinstance(error, Custom):  # its own __reduce__ creates an instance of its own class
         for again in (copy.copy(new), pickle.loads(pickle.dumps(new))):
             assert type(again) is type(new)
             assert (str(again), again.args, again.mine) == (str(error), error.args, error.mine)

@@ -1,4 +1,4 @@
-"""The walk over a table of errors: for each row a scenario that makes it happen, and what holds of every error."""
+"""The walk over a table of errors: a scenario for each row that causes the error, and what every error must be."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def do(result: Any) -> Any:
-    """The value of a call, of whichever twin."""
+    """Return the value of a call, awaited if the twin is asynchronous."""
     return await result if inspect.isawaitable(result) else result
 
 
@@ -29,7 +29,7 @@ class Scenarios(Generic[T]):
     """
 
     def __init__(self, table: Table) -> None:
-        self.rows = [row for row in table if row is not MISSING]  # that one happens in test_tables
+        self.rows = [row for row in table if row is not MISSING]  # test_tables causes that one
         self._of: dict[int, tuple[Callable[[T], Awaitable[None]], tuple[str, ...], str]] = {}
 
     def happens(self, error: type[BaseException], *words: str, base: type | None = None, only: str = "") -> Any:
@@ -65,7 +65,7 @@ async def walked(row: Row, scenario: Callable[[Any], Awaitable[None]], words: tu
 
 
 def check(error: BaseException, row: Row, *words: str) -> None:
-    """Every error of a table is of all its classes, names its pool or setting, and can be copied and pickled."""
+    """Check that an error is of all its classes, names its pool or setting, and can be copied and pickled."""
     for kind in (row.error, *row.bases):
         assert isinstance(error, kind), f"{type(error).__mro__} without {kind}"
     for word in words:
@@ -77,7 +77,7 @@ def check(error: BaseException, row: Row, *words: str) -> None:
 
 @contextmanager
 def other_loop() -> Any:
-    """A function that runs coroutines on an event loop of another thread, which goes on running."""
+    """Return a function that runs coroutines on an event loop in another thread, which keeps running."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

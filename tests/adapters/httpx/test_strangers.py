@@ -1,4 +1,4 @@
-"""A reply never reaches another request, and no request is lost to a connection that the server had closed before."""
+"""A reply never reaches another request, and no request fails because the server had closed an idle connection."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ALL = [
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("runner", ALL)
 def test_a_reply_never_reaches_another_request(certificates: Certificates, runner: str, way: str, how: str) -> None:
-    """The connection on which something is left is closed, and the next request, a POST, gets another one. It is the
+    """A connection with unread data is closed, and the next request, a POST, gets another one. It is the
     same whether the event loop has read what is left, and whatever ``check_after_idle`` is.
     """
     if how in TLS_ONLY and not way.startswith("https"):

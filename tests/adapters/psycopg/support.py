@@ -25,7 +25,7 @@ POOLS = {False: (PoolkitConnectionPool, PoolkitNullConnectionPool),
 
 
 async def do(result: Any) -> Any:
-    """The value of a call, of whichever twin."""
+    """Return the value of a call, awaited if the twin is asynchronous."""
     return await result if inspect.isawaitable(result) else result
 
 

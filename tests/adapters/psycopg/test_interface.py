@@ -103,7 +103,7 @@ async def test_not_open_open_and_closed(twin: Twin) -> None:
         await do(pool.getconn())
     assert pool.poolkit.stats().size == 0
     await do(pool.open(wait=True, timeout=10))
-    await do(pool.open())  # a no-op
+    await do(pool.open())  # does nothing
     async with within(pool.connection()) as connection:
         await do(pool.close())
     assert connection.closed

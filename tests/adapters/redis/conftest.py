@@ -13,7 +13,7 @@ from tests.support import both_libraries
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """redis.asyncio knows asyncio alone."""
+    """redis.asyncio supports asyncio only."""
     return "asyncio"
 
 

@@ -21,7 +21,7 @@ STOLEN = b"a reply to another caller"
 
 
 def bulk(text: bytes) -> bytes:
-    """``text`` as the server sends it."""
+    """Return ``text`` as the server sends it."""
     return b"$%d\r\n%s\r\n" % (len(text), text)
 
 
@@ -33,7 +33,7 @@ def readable(fd: int, seconds: float = 5.0) -> None:
 
 
 class RogueRedis:
-    """Knows HELLO, AUTH, CLIENT, SELECT, PING and ECHO. ``path``: listen there instead of at a port.
+    """A server that knows HELLO, AUTH, CLIENT, SELECT, PING and ECHO. ``path``: listen there and not at a port.
 
     Attributes to set at any time: ``after_echo`` (bytes that follow the reply to the next ECHO in the same packet),
     ``mute`` (names of commands that are never answered), ``silent`` (new connections are accepted and never answered,
@@ -56,7 +56,7 @@ class RogueRedis:
         self._server: asyncio.AbstractServer | None = None
         self._loop = LoopThread("rogue-redis")
 
-    # Use.
+    # For tests.
 
     def __enter__(self) -> RogueRedis:
         self._ending = False
@@ -70,12 +70,12 @@ class RogueRedis:
 
     @property
     def sessions(self) -> int:
-        """Connections that are open now, as far as the kernel knows."""
+        """The number of connections that are open now, according to the kernel."""
         return self._loop.call(lambda: len(self._alive()))
 
     @property
     def sockets(self) -> int:
-        """Connections of which this server has a socket, those included that the client has closed."""
+        """The number of connections of which this server has a socket, including those that the client has closed."""
         return self._loop.call(lambda: len(self._tasks))
 
     def send(self, data: bytes) -> None:
@@ -89,11 +89,11 @@ class RogueRedis:
         self._loop.run(send())
 
     def fin(self) -> None:
-        """Close all connections in good order; under TLS they are closed when the client has answered."""
+        """Close all connections in an orderly way. Under TLS they are closed when the client has answered."""
         self._loop.call(self._close_all)
 
     def reset(self) -> None:
-        """Break all connections (RST)."""
+        """Reset all connections (RST)."""
 
         def end(writer: asyncio.StreamWriter) -> None:
             sock = writer.get_extra_info("socket")
@@ -110,7 +110,7 @@ class RogueRedis:
 
         self._loop.run(end_all())
 
-    # How it is done.
+    # Implementation.
 
     def _close_all(self) -> None:
         for writer in self._open:
@@ -127,16 +127,16 @@ class RogueRedis:
         assert self._server is not None
         await stop_listening(self._server)
         self._ending = True
-        await asyncio.sleep(0.01)  # what has been accepted gets its writer in the next turns of the loop
+        await asyncio.sleep(0.01)  # accepted connections get their writers in the next iterations of the loop
         for writer in list(self._open):
             writer.transport.abort()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports close their sockets in the next turns of the loop
+        await asyncio.sleep(0.01)  # transports close their sockets in the next iterations of the loop
 
     def _alive(self) -> list[asyncio.StreamWriter]:
-        """Those whose peer has not closed them: the kernel knows before this loop does."""
+        """Return those that the peer has not closed. The kernel knows it before this loop does."""
         poll = select.poll()
         writers = {writer.get_extra_info("socket").fileno(): writer for writer in self._open}
         writers.pop(-1, None)

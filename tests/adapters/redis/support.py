@@ -1,4 +1,4 @@
-"""What the tests of the redis adapter share."""
+"""Helpers of the tests of the redis adapter."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _names = itertools.count(1)
 
 
 def unique() -> str:
-    """A name for the clients of one test, by which the server's list finds them."""
+    """Return a name for the clients of one test, by which the server's list shows them."""
     return f"test-{next(_names)}"
 
 
 def ports(server: RedisServer, name: str) -> set[int]:
-    """The local ports of the connections that the server has under this name."""
+    """Return the local ports of the connections that the server lists under this name."""
     return {int(record["addr"].rpartition(":")[2]) for record in server.client_list(name)}
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> list[BaseException]:
-    """Run ``work(i)`` in so many threads at once; the errors."""
+    """Run ``work(i)`` in so many threads at once and return the errors."""
     errors: list[BaseException] = []
     gate = threading.Barrier(count)
 

@@ -1,4 +1,4 @@
-"""Interrupted in the middle of a command: every GET kN that returns gives vN, and the connection is closed."""
+"""Interrupts in the middle of a command: every GET kN that returns yields vN, and the connection is closed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_06_cancel_storm(slow_server: FaultProxy, protocol: int) -> None:
     assert wrong == 0
     stats = pool.poolkit.stats()
     assert stats.in_use == stats.waiting == 0
-    assert slow_server.max_open <= 5 + 5  # a closing one is seen a moment longer by the proxy
+    assert slow_server.max_open <= 5 + 5  # the proxy sees a closing one a moment longer
     pool.poolkit.check_books()
     await pool.aclose()
 
@@ -137,7 +137,7 @@ async def test_03_a_cancelled_connect_is_kept_or_leaves_nothing_behind(
 
 @pytest.mark.anyio
 async def test_a_release_that_is_cancelled_loses_nothing(redis_server: RedisServer) -> None:
-    """Stock asyncio pools lose the connection and its place when the release waits for their lock."""
+    """redis-py's asyncio pools lose the connection and its slot when the release waits for their lock."""
     pool = AsyncPoolkitConnectionPool.from_url(redis_server.url, max_connections=1, timeout=0.5)
     for ticks in range(3):
         connection = await pool.get_connection()
@@ -154,12 +154,12 @@ async def test_a_release_that_is_cancelled_loses_nothing(redis_server: RedisServ
 
 
 class Interrupt(BaseException):
-    """What gevent's Timeout or a signal handler raises."""
+    """An interrupt, as gevent's Timeout or a signal handler raises it."""
 
 
 # an interrupt between socket() and the line that keeps its result, in redis-py's connect, leaves it to the collector
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-# and one that meets a finalizer or a weak reference's callback is reported there, and goes no further
+# and one in a finalizer or a weak reference's callback is reported there and not raised
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_06_threads_interrupted_in_mid_command(slow_server: FaultProxy) -> None:
     pool = PoolkitConnectionPool(host=slow_server.host, port=slow_server.port, max_connections=4, timeout=20)
@@ -197,7 +197,7 @@ def test_06_threads_interrupted_in_mid_command(slow_server: FaultProxy) -> None:
 
 
 def test_06_an_interrupt_between_a_request_and_its_reply(slow_server: FaultProxy) -> None:
-    """redis-py disconnects when a read is interrupted, but not when that happens just before it."""
+    """redis-py disconnects if a read is interrupted, but not if the interrupt comes just before the read."""
     pool = PoolkitConnectionPool(host=slow_server.host, port=slow_server.port, max_connections=1)
     client = redis.Redis(connection_pool=pool)
     connection = pool.get_connection()

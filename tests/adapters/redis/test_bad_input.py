@@ -1,4 +1,4 @@
-"""One clear error where the mistake is made, the pool unharmed."""
+"""A mistake raises one clear error at once, and the pool is unchanged."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def rogue(request: pytest.FixtureRequest, certificates: Certificates, tmp_path: 
 
 @pytest.fixture(params=[(2, "python"), (2, "hiredis"), (3, "python"), (3, "hiredis")], ids=str)
 def talk(request: pytest.FixtureRequest) -> tuple[int, str]:
-    """The version of the protocol, and the parser."""
+    """The version of the protocol and the parser."""
     if request.param[1] == "hiredis":
         pytest.importorskip("hiredis")
     return request.param  # type: ignore[no-any-return]
@@ -116,7 +116,7 @@ def descriptor(connection: Any) -> int:
 
 
 async def processed(connection: Any) -> None:
-    """Let the event loop learn what has arrived."""
+    """Let the event loop process what has arrived."""
     for _ in range(2000):
         reader, writer = connection._reader, connection._writer
         if reader is None or reader._buffer or reader.at_eof() or reader.exception() or writer.transport.is_closing():
@@ -156,7 +156,7 @@ def test_what_a_server_does_to_an_idle_connection_reaches_no_task(
         assert await client.echo("first") == b"first"
         connection = pool._available_connections[0]
         misdeed(rogue)
-        readable(descriptor(connection))  # blocks the loop: it has processed nothing
+        readable(descriptor(connection))  # blocks the loop, so it has processed nothing
         if known:
             await processed(connection)
         assert [await client.echo(f"{number}") for number in range(3)] == [b"0", b"1", b"2"]
@@ -304,7 +304,7 @@ def test_a_reset_connection_in_use_raises_redis_errors_only(
 
 
 def test_a_part_of_a_tls_record_counts_as_something_to_be_read(certificates: Certificates) -> None:
-    """OpenSSL takes it out of the socket and shows it nowhere until the rest has come."""
+    """OpenSSL reads it from the socket and shows it nowhere until the rest has arrived."""
     with RogueRedis(certificates.server_context()) as rogue:
         proxy = FaultProxy(rogue.host, rogue.port).start()
         try:
@@ -327,7 +327,7 @@ def test_a_part_of_a_tls_record_counts_as_something_to_be_read(certificates: Cer
 
 @pytest.mark.parametrize("loop", loops())
 def test_tickets_of_tls_cost_no_connection(certificates: Certificates, loop: str) -> None:
-    """They arrive after the handshake and make the socket readable."""
+    """Tickets arrive after the handshake and make the socket readable."""
     with RogueRedis(certificates.server_context()) as rogue:
         pool = PoolkitConnectionPool(**arguments(rogue, certificates, (2, "python"), redis))
         client = redis.Redis(connection_pool=pool)

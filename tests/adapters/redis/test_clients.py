@@ -1,4 +1,4 @@
-"""What redis-py's clients do with a connection: pub/sub, locks, monitors, caches, maintenance."""
+"""Uses of a connection by redis-py's clients: pub/sub, locks, monitors, caches, maintenance."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_moving_node_takes_the_pool_along(
         )
     )
     connection.send_command("PING")
-    assert connection.read_response() in (b"PONG", "PONG", True)  # ends what it does
+    assert connection.read_response() in (b"PONG", "PONG", True)  # ends its work
     pool.release(connection)
     accepted = proxy.accepted
     assert client.ping()

@@ -37,7 +37,7 @@ LONG = 600.0
 PLACE = contextvars.ContextVar("PLACE", default="nowhere")
 
 
-_threads = ThreadPoolExecutor(64)  # more than callers, of whom most wait for another
+_threads = ThreadPoolExecutor(64)  # more than callers, most of which wait for a connection of another
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -104,7 +104,7 @@ def at(server: Any, **arguments: Any) -> dict[str, Any]:
 
 async def test_a_spike_of_50_callers_on_5_open_connections_opens_at_most_2(world: World, proxy: FaultProxy) -> None:
     async with world.pool(**at(proxy, max_connections=30)) as pool:
-        for _ in range(5):  # a busy machine may take longer than the pause before the next connect
+        for _ in range(5):  # long: a busy machine may exceed the pause before the next connect
             pool.poolkit.clear()
             proxy.latency = 0.05  # connects are slow
             for connection in [await world.get(pool) for _ in range(5)]:
@@ -151,14 +151,14 @@ async def test_the_caller_hears_at_its_deadline_and_the_connect_goes_on(
         rogue.silent = phase in ("TCP", "TLS")
         rogue.mute = {phase}
         async with world.pool(**given) as pool:
-            for _ in range(2):  # the second finds the only place taken
+            for _ in range(2):  # the second one finds the only slot taken
                 with pytest.raises(redis.ConnectionError) as caught:
                     await world.get(pool)
                 assert isinstance(caught.value, poolkit.AcquireTimeout)
                 assert not isinstance(caught.value, poolkit.ConnectTimeout)
             stats = pool.poolkit.stats()
             assert (stats.connecting, stats.size, stats.waiting, rogue.sessions) == (1, 1, 0, 1)
-            rogue.reset()  # the connect ends, and its place is free
+            rogue.reset()  # the connect ends, and its slot is free
             await until_async(lambda: pool.poolkit.stats().size == 0, "its place is free", pool.poolkit.stats)
 
 
@@ -174,7 +174,7 @@ async def test_a_connect_that_its_caller_did_not_await_serves_the_next(world: Wo
 
 
 async def test_a_connect_that_hangs_ends_with_its_own_limit(world: World, proxy: FaultProxy) -> None:
-    """The function of the application has no limit of its own; in a thread it cannot be ended, in a task it is."""
+    """The application's function has no limit of its own. In a task it is ended; in a thread it cannot be."""
     proxy.mode = "silent"
     async with world.pool(**at(proxy, timeout=SOON, socket_timeout=None, connect_timeout=0.2)) as pool:
         with pytest.raises(redis.RedisError):
@@ -289,7 +289,7 @@ async def test_never_more_sessions_than_the_limit_under_cancels(world: World) ->
                 for task in tasks if world.asynchronous else ():
                     task.cancel()
                 if not world.asynchronous:
-                    pool.poolkit.clear()  # threads cannot be cancelled: close what is on its way
+                    pool.poolkit.clear()  # threads cannot be cancelled: close what they open
                 for task in asyncio.as_completed(tasks) if not world.asynchronous else ():
                     await world.give(pool, await task)
                 for found in await asyncio.gather(*tasks, return_exceptions=True):

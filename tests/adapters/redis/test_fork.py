@@ -1,4 +1,4 @@
-"""A forked child begins with connections of its own and leaves the parent's alone."""
+"""A forked child opens its own connections and does not touch those of the parent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 
 
 def in_child(work: Callable[[], object]) -> None:
-    """Run ``work()`` in a forked child; fail if it fails."""
+    """Run ``work()`` in a forked child, and fail if it fails."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -41,7 +41,7 @@ def rogue() -> Iterator[RogueRedis]:
 
 
 def arguments(rogue: RogueRedis, phase: str, certificates: Certificates, module: Any) -> dict[str, Any]:
-    """Of a pool whose connects get as far as this phase and no further."""
+    """Return the arguments of a pool whose connects reach this phase and no further."""
     # without a timeout: redis-py puts one around each write with wait_for(), which loses cancellations before 3.12
     kwargs: dict[str, Any] = {
         "host": rogue.host, "port": rogue.port, "max_connections": LIMIT, "socket_timeout": None,
@@ -157,7 +157,7 @@ def test_a_peer_that_does_not_close_tls_keeps_no_session(certificates: Certifica
             assert isinstance(kept[0], asyncio.CancelledError)
 
             rogue.mute, proxy.mode = set(), "pass"
-            held = await pool.get_connection()  # closed in good order, which the peer does not answer
+            held = await pool.get_connection()  # closed in an orderly way, without an answer of the peer
             proxy.mode = "silent"
             pool.poolkit.reconfigure(check_timeout=0.05)
             pool.poolkit.clear()
@@ -176,16 +176,16 @@ def test_a_peer_that_does_not_close_tls_keeps_no_session(certificates: Certifica
 
 
 class Interrupted(BaseException):
-    """As a KeyboardInterrupt; nothing else raises it."""
+    """An interrupt like KeyboardInterrupt that nothing else raises."""
 
 
 class TimeIsUp(Exception):
-    """As a task queue's time limit: raised by a signal's handler, and no OSError."""
+    """Like the time limit of a task queue: raised by a signal handler, and not an OSError."""
 
 
 @pytest.fixture(params=[Interrupted, TimeIsUp])
 def interrupt(request: pytest.FixtureRequest) -> Iterator[type[BaseException]]:
-    """SIGALRM raises this in the main thread."""
+    """Raise this in the main thread by SIGALRM."""
 
     def strike(*_: object) -> None:
         raise request.param

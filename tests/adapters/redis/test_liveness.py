@@ -1,4 +1,4 @@
-"""No connection is handed out that is dead, dirty or in another state than a new one."""
+"""The pool hands out no connection that is dead, has unread data, or has a changed session."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_unread_reply_never_reaches_the_next_user(make_pool: Callable[..., An
     client.set("mine", "my own")
     connection = pool.get_connection()
     connection.send_command("GET", "secret")
-    assert connection.can_read(timeout=2)  # Python's parser has the reply in its own buffer now
+    assert connection.can_read(timeout=2)  # now the Python parser has the reply in its buffer
     pool.release(connection)
     assert client.get("mine") == b"my own"
     connection = pool.get_connection()
@@ -183,7 +183,7 @@ def test_26_a_connection_the_server_closed_leaves_without_traffic(
     pool = make_pool(max_connections=3, client_name=name)
     pool.release(pool.get_connection())
     redis_server.kill_clients(name)
-    until(lambda: pool.poolkit.stats().size == 0)  # the engine looks every five seconds
+    until(lambda: pool.poolkit.stats().size == 0)  # the engine checks every five seconds
 
 
 @pytest.mark.parametrize("command", [("SELECT", 3), ("select", "3"), (b"SELECT", 3)])
@@ -304,7 +304,7 @@ def test_looking_at_a_connection_opens_no_descriptor_and_asks_nothing(
 
 
 def test_a_connection_that_is_never_ready_ends_with_redis_pys_words(make_pool: Callable[..., Any]) -> None:
-    """Programs look for them."""
+    """Programs search for these words."""
 
     class Talkative(redis.Connection):
         def can_read(self, timeout: float | None = 0) -> bool:
@@ -318,7 +318,7 @@ def test_a_connection_that_is_never_ready_ends_with_redis_pys_words(make_pool: C
 async def test_a_connection_that_is_never_ready_ends_with_redis_pys_words_async(
     make_async_pool: Callable[..., Any],
 ) -> None:
-    """The same for tasks."""
+    """Do the same for tasks."""
 
     class Talkative(redis.asyncio.Connection):
         async def can_read_destructive(self) -> bool:

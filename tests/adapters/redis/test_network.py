@@ -1,4 +1,4 @@
-"""One connection that the network has ended is a reason to doubt the idle ones beside it."""
+"""After the network has ended one connection, the idle ones are checked before use."""
 
 from __future__ import annotations
 
@@ -96,5 +96,5 @@ def test_a_connection_closed_by_its_user_casts_no_doubt_on_others(
     stats = pool.poolkit.stats()
     assert (stats.idle, stats.checks) == (1, 0)
     assert pool.get_connection() is first
-    assert pool.poolkit.stats().checks == 0  # it is not in doubt
+    assert pool.poolkit.stats().checks == 0  # it needs no check
     pool.release(first)

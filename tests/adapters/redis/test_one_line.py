@@ -1,4 +1,4 @@
-"""A program changes one line and gets the same connection again and again."""
+"""A program with the one changed line uses the same connection again and again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .support import ports, unique
 
 @pytest.fixture
 def ca(certificates: Certificates, tmp_path: Path) -> str:
-    """Path of the authority's certificate."""
+    """The path of the authority's certificate."""
     return str(certificates.write(tmp_path)[0])
 
 

@@ -114,7 +114,7 @@ def test_listeners_are_notified_of_each_release(make_pool: Callable[..., Any]) -
     pool = make_pool(max_connections=1, event_dispatcher=dispatcher)
     connection = pool.get_connection()
     pool.release(connection)
-    pool.release(connection)  # not in use any more: nothing happens
+    pool.release(connection)  # no longer in use: nothing happens
     assert listener.seen == [connection]
 
 
@@ -190,7 +190,7 @@ def test_14_release_by_a_finalizer_in_the_middle_of_the_pool(make_pool: Callable
     assert place > 30
 
 
-# in which order the collector finalizes what is dropped together is open: the socket may come before redis-py's
+# the collector's order of finalization is undefined: the socket may come before redis-py's
 # connection, which would have closed it
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*unclosed <socket:pytest.PytestUnraisableExceptionWarning")

@@ -1,4 +1,4 @@
-"""``reset()`` and ``disconnect()`` of a pool in use: waiting callers keep waiting, and no connection is left open."""
+"""``reset()`` and ``disconnect()`` of a pool in use: callers keep waiting, and no connection stays open."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .support import in_threads, ports, unique
 
 
 def in_a_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Run ``work()`` beside the test; its result, or its error, is appended to the list."""
+    """Run ``work()`` in a thread. Its result or its error is appended to the list."""
     results: list[Any] = []
 
     def run() -> None:
@@ -160,7 +160,7 @@ def test_a_connection_that_is_being_opened_at_reset_is_not_used(
 def test_a_connection_released_while_reset_runs_is_closed(
     make_pool: Callable[..., Any], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """The two ways in which a release() in another thread and reset() can fall together."""
+    """The two orders in which a release() in another thread and reset() can overlap."""
     name = unique()
     pool = make_pool(max_connections=1, client_name=name)
     engine = pool.poolkit
@@ -255,7 +255,7 @@ async def test_a_task_that_waits_at_disconnect_goes_on(make_async_pool: Callable
 
 
 def test_a_closed_pool_with_a_minimum_opens_nothing_until_it_is_used_again(redis_server: RedisServer) -> None:
-    """As redis-py's own: after ``close()`` no socket is open, and the next command connects."""
+    """Like redis-py's own pool: after ``close()`` no socket is open, and the next command connects."""
     name = unique()
     pool = PoolkitConnectionPool.from_url(redis_server.url, min_size=2, client_name=name)
     client = redis.Redis(connection_pool=pool)

@@ -1,4 +1,4 @@
-"""What the connections of a pool share, the errors of opening one, and that connects leave nothing behind."""
+"""The objects that connections of a pool share, the errors of a connect, and no leftovers of connects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def secure(certificates: Certificates) -> Iterator[RogueRedis]:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
-    """The TLS contexts that are made from now on."""
+    """Return the list of TLS contexts that are created from now on."""
     contexts: list[ssl.SSLContext] = []
     make = ssl.create_default_context
 
@@ -50,7 +50,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
 
 
 class Client:
-    """A pool of one of the two kinds, used from a test without a loop of its own."""
+    """A pool of either kind, for a test without an event loop."""
 
     def __init__(self, kind: str, server: RogueRedis, **kwargs: Any) -> None:
         self._loop = asyncio.new_event_loop() if kind == "asyncio" else None
@@ -71,7 +71,7 @@ class Client:
         return self._loop.run_until_complete(main())
 
     def ping_anew(self) -> None:
-        """PING on a new connection."""
+        """Send PING on a new connection."""
         self.pool.poolkit.clear()
         assert self._do(self._client.ping) is True
 
@@ -112,7 +112,7 @@ def test_changed_certificates_count(
         client.ping_anew()
     client.pool.connection_kwargs["ssl_ca_certs"] = str(authority)
     client.ping_anew()
-    os.replace(stranger, authority)  # as a renewal does it: another file under the same name
+    os.replace(stranger, authority)  # like a renewal: another file with the same name
     with pytest.raises(redis.ConnectionError):
         client.ping_anew()
     client.close()
@@ -199,7 +199,7 @@ def counts() -> dict[str, int]:
 
 
 def grown(before: dict[str, int], after: dict[str, int]) -> dict[str, tuple[int, int]]:
-    """What there is more of; less is there where an earlier test has left something."""
+    """Return what has increased. A count may decrease if an earlier test has left something."""
     return {name: (before[name], count) for name, count in after.items() if count > before[name]}
 
 
@@ -286,6 +286,6 @@ def test_nothing_grows_with_failed_connects_and_resets_in_tasks(secure: RogueRed
 def test_a_check_takes_no_longer_than_its_caller_has_left(
     timeout: float | None, check_timeout: float | None, limit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """10 seconds after the caller came. With ``timeout=0`` it waits for nobody else, but for this answer."""
+    """The caller came 10 seconds ago. With ``timeout=0`` it waits for this answer only."""
     monkeypatch.setattr("poolkit_adapters.redis._shared.time", SimpleNamespace(monotonic=lambda: 110.0))
     assert _shared.check_limit(timeout, 100.0, check_timeout) == limit

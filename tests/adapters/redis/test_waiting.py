@@ -1,4 +1,4 @@
-"""Exhaustion: which callers wait, for how long, in which order, and the text of the error."""
+"""An exhausted pool: which callers wait, how long, in which order, and the text of the error."""
 
 from __future__ import annotations
 

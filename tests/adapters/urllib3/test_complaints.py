@@ -51,7 +51,7 @@ def get(manager: Any, url: str, **options: Any) -> Any:
 
 
 def no_place(manager: Any, url: str) -> bool:
-    """Whether a request finds no place in a pool in which nobody has one any more."""
+    """Return whether a request gets no connection although no other request has one."""
     try:
         get(manager, url, pool_timeout=MOMENT)
     except urllib3.exceptions.EmptyPoolError:
@@ -60,7 +60,7 @@ def no_place(manager: Any, url: str) -> bool:
 
 
 def at_once(number: int, work: Callable[[], object]) -> None:
-    """Run ``work`` in so many threads, all at the same time."""
+    """Run ``work`` in so many threads at the same time."""
     threads = [threading.Thread(target=work) for _ in range(number)]
     for thread in threads:
         thread.start()
@@ -193,7 +193,7 @@ def keeps_idle_connections(pools: Pools, server: HTTPServer) -> bool:
     with pools.manager(settings={"idle_timeout": MOMENT}) as manager:
         get(manager, server.url)
         pool = manager.connection_from_url(server.url)
-        if not pools.ours:  # nothing there would ever close it
+        if not pools.ours:  # nothing would close it there
             assert any(conn is not None and conn.sock is not None for conn in pool.pool.queue)
             return True
         until(lambda: not pool.poolkit.stats().size, "the idle connection is closed")
@@ -233,7 +233,7 @@ def shares_sockets_with_a_forked_child(pools: Pools, server: HTTPServer) -> bool
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, 1)
         if pools.ours:
-            assert get(manager, server.url).headers["x-client-port"] == port  # and the child has not closed it
+            assert get(manager, server.url).headers["x-client-port"] == port  # and the child has not closed the parent's connection
     return code == 1
 
 

@@ -32,7 +32,7 @@ PORT = "x-client-port"
 
 @pytest.fixture(scope="module")
 def secure(certificates: Certificates) -> Iterator[HTTPServer]:
-    """TLS with HTTP/1.1."""
+    """Return a server with TLS and HTTP/1.1."""
     with HTTPServer(tls=certificates) as server:
         yield server
 
@@ -138,7 +138,7 @@ def test_tls_options_choose_the_pool(secure: HTTPServer) -> None:
         with pytest.raises(requests.exceptions.SSLError) as refused:
             session.get(secure.url)
         assert isinstance(refused.value, poolkit.ConnectFailed)
-        assert len({engine.name for engine in adapter.engines}) == 2  # as the checks of the certificate differ
+        assert len({engine.name for engine in adapter.engines}) == 2  # because the checks of the certificate differ
         assert sum(engine.stats().connects for engine in adapter.engines) == 1
 
 
@@ -247,7 +247,7 @@ def test_an_adapter_can_be_pickled(http_server: HTTPServer) -> None:
 
 
 class S3(http.server.BaseHTTPRequestHandler):
-    """As much of S3 as two calls need."""
+    """The part of S3 that two calls need."""
 
     protocol_version = "HTTP/1.1"
     objects: ClassVar[dict[str, bytes]] = {}

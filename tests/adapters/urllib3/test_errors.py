@@ -49,7 +49,7 @@ class Twin:
         return holder.engines[0]
 
     def send(self, pool: Any, url: str, timeout: Any = None, **options: Any) -> Any:
-        """The response, open."""
+        """Return the response, still open."""
         if self.driver == "urllib3":
             return pool.request("GET", url, timeout=timeout, preload_content=False, **{"retries": False, **options})
         options.pop("retries", None)
@@ -137,7 +137,7 @@ async def _(twin: Twin) -> None:
         taken = []
         try:
             with contextlib.suppress(OSError):
-                while len(taken) < 300:  # until nobody's connection is accepted any more
+                while len(taken) < 300:  # until no further connection is accepted
                     taken.append(socket.create_connection(full.getsockname(), timeout=0.05))
             with twin.pool(connect_timeout=0.05) as pool:
                 twin.send(pool, f"http://127.0.0.1:{full.getsockname()[1]}/")

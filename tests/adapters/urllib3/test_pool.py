@@ -321,7 +321,7 @@ def test_an_adapter_of_the_application_takes_its_own_and_requests_arguments() ->
 
 
 def test_make_request_takes_its_arguments_by_position(http_server: HTTPServer) -> None:
-    """Subclasses and instrumentations may pass on what they were given in this way."""
+    """Subclasses and instrumentations may pass their arguments on in this way."""
 
     class ByPosition(PoolkitHTTPConnectionPool):
         def _make_request(self, conn: Any, method: str, url: str, *args: Any, **given: Any) -> Any:
@@ -377,7 +377,7 @@ def test_an_argument_of_one_pool_differs_from_its_managers() -> None:
 
 
 def test_pools_are_found_by_what_is_asked_for() -> None:
-    """The manager remembers pool keys; what has changed since counts all the same."""
+    """The manager stores pool keys, but later changes apply too."""
     with PoolkitPoolManager(2) as manager:
 
         def ask(host: str = "a.invalid", **given: Any) -> Any:
@@ -390,7 +390,7 @@ def test_pools_are_found_by_what_is_asked_for() -> None:
         assert ask(pool_kwargs={"maxsize": 3}) is ask(pool_kwargs={"maxsize": 3})
         assert ask(pool_kwargs={"headers": {"a": "b"}}) is ask(pool_kwargs={"headers": {"a": "b"}})
         again = ask()
-        assert again is not first  # it was left out
+        assert again is not first  # it was dropped
         manager.connection_pool_kw["blocksize"] = 9000
         assert ask() is not again
         found = ask()
@@ -425,7 +425,7 @@ def test_the_wait_for_a_connection_has_its_own_limit(http_server: HTTPServer) ->
 
 
 def test_one_limit_over_all_hosts(http_server: HTTPServer) -> None:
-    """An idle connection of one host gives way to another host's."""
+    """An idle connection to one host is closed for a connection to another one."""
     with PoolkitPoolManager(max_connections=1, acquire_timeout=PATIENCE) as manager:
         other = manager.connection_from_host("127.0.0.1", http_server.port, pool_kwargs={"blocksize": 9000})
         for _ in range(3):
@@ -516,7 +516,7 @@ def test_a_response_gives_its_place_back_however_it_ends(
 
 
 def test_an_empty_response_that_is_released_unread_does_not_hold_up_the_next_request(http_server: HTTPServer) -> None:
-    """Also while somebody still has it."""
+    """Also while a variable still refers to it."""
     with PoolkitPoolManager(maxsize=1, block=True, acquire_timeout=PATIENCE) as manager:
         empty = manager.request("GET", f"{http_server.url}/bytes?n=0", preload_content=False)
         empty.release_conn()
@@ -564,7 +564,7 @@ def test_an_interrupt_loses_no_place(http_server: HTTPServer, monkeypatch: pytes
 
 
 def test_a_request_within_the_body_of_another(http_server: HTTPServer) -> None:
-    """A body that is made of other responses: each request gives its own connection back."""
+    """A body that consists of other responses: each request returns its own connection."""
     with PoolkitHTTPConnectionPool("127.0.0.1", http_server.port, maxsize=2, block=True) as pool:
 
         def parts() -> Any:

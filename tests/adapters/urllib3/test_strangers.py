@@ -1,4 +1,4 @@
-"""A reply never reaches another request, and no request is lost to a connection that the server had closed before."""
+"""A reply never reaches another request, and no request fails because the server had closed an idle connection."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def conversation(server: Misbehaving, how: str) -> list[str]:
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_reply_never_reaches_another_request(certificates: Certificates, way: str, how: str) -> None:
-    """The connection on which something is left is closed, and the next request, a POST, gets another one."""
+    """A connection with unread data is closed, and the next request, a POST, gets another one."""
     if how in TLS_ONLY and not way.startswith("https"):
         return
     with Misbehaving(certificates, way) as server:
@@ -80,6 +80,6 @@ def test_a_sound_connection_is_used_again(certificates: Certificates, way: str) 
 
 
 def test_a_record_that_is_only_for_the_tls_layer_does_no_harm(certificates: Certificates) -> None:
-    """urllib3's own look takes it for the end of the connection."""
+    """urllib3's own check takes it for the end of the connection."""
     with Misbehaving(certificates, "https") as server:
         assert len(set(conversation(server, "tls-record"))) == 1
