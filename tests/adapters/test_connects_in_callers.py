@@ -1,4 +1,4 @@
-"""``connect_in_caller=True``: a caller that connects itself gets its error at its deadline, whatever the driver's limits."""
+"""``connect_in_caller=True``: a caller that connects itself gets its error at its deadline, before the driver's."""
 
 from __future__ import annotations
 

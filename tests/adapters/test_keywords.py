@@ -1,4 +1,4 @@
-"""Settings as keywords: a misspelt one fails when the pool is made, with the nearest name; all of them are typed."""
+"""Settings as keywords: a misspelt one fails when the pool is created, with the nearest name, and all are typed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_misspelt_setting_fails_at_once_with_the_nearest_name(name: str, missp
 
 
 def test_a_misspelt_setting_of_create_engine_is_named_by_sqlalchemy() -> None:
-    """create_engine() passes on only the names that the pool's class has, so the adapter never sees this one."""
+    """create_engine() passes on only the names that the pool's class has, so the adapter never gets this one."""
     with pytest.raises(TypeError, match=r"Invalid argument.*'max_wating' sent to create_engine"):
         create_engine("sqlite://", poolclass=sa.PoolkitPool, max_wating=3)
 
@@ -128,7 +128,7 @@ def test_every_argument_of_redis_connections_is_typed(module: str) -> None:
 
     library = importlib.import_module(module)
     kinds = (library.Connection, library.SSLConnection, library.UnixDomainSocketConnection)
-    internal = {"parser"}  # of a mixin that the connections give it themselves
+    internal = {"parser"}  # of a mixin, to which the connections pass it themselves
     assert parameters_of(*kinds) - internal <= set(ConnectionKeywords.__annotations__)
 
 
@@ -148,7 +148,7 @@ def on_redis(kind: Any) -> Any:
 
 
 def test_a_setting_that_is_left_behind_is_named_by_the_driver() -> None:
-    """On the way back to the driver's own pool: what happens to ``leak_after=30``."""
+    """A forgotten ``leak_after=30`` after the return to the driver's own pool."""
     import asyncpg
     import httpx as driver
     import psycopg_pool

@@ -1,4 +1,4 @@
-"""Connects by name under each adapter: a resolver that does not answer delays no caller beyond its deadline, nor threads
+"""Connects by name under each adapter: a resolver that does not answer delays no caller beyond its time, nor threads
 that others need; a name that is answered is looked up once and serves as before.
 """
 

@@ -37,7 +37,7 @@ Servers = dict[str, Any]
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(_misuse, "_misuse", Churn(limit=LIMIT))
-    gc.collect()  # so that leftovers of earlier tests are reported before
+    gc.collect()  # so that pools of earlier tests are reported before
     Pool(FakeConnector()).close()
     caplog.clear()
     caplog.set_level(logging.WARNING, "poolkit.churn")
@@ -154,7 +154,7 @@ def test_pools_that_the_application_did_not_create_cause_no_warning(
 ) -> None:
     act(servers, LIMIT * 2)
     gc.collect()
-    Pool(FakeConnector()).close()  # the next pool writes what finalizers have to say
+    Pool(FakeConnector()).close()  # the next pool logs what finalizers have reported
     assert log.messages == []
 
 
@@ -162,7 +162,7 @@ def test_pools_that_the_application_did_not_create_cause_no_warning(
 def test_the_pools_of_a_redis_cluster_are_those_of_one_client(
     redis_cluster: RedisCluster, log: pytest.LogCaptureFixture
 ) -> None:
-    """It makes one for each node, and drops them as nodes go."""
+    """It creates one for each node, and drops them when nodes leave."""
     kind: Any = functools.partial(PoolkitConnectionPool, timeout=3)
     client = redis.cluster.RedisCluster.from_url(redis_cluster.url, connection_pool_class=kind)
     client.set("a", "b")
@@ -170,7 +170,7 @@ def test_the_pools_of_a_redis_cluster_are_those_of_one_client(
     for node in client.get_nodes():
         assert isinstance(node.redis_connection.connection_pool, PoolkitConnectionPool)
         node.redis_connection.ping()
-        node.redis_connection = None  # as when the node has left the cluster
+        node.redis_connection = None  # as if the node had left the cluster
     gc.collect()
     Pool(FakeConnector()).close()
     assert log.messages == []
@@ -187,7 +187,7 @@ def test_pools_that_the_application_creates_repeatedly_cause_a_warning(
 
 
 def test_pools_that_are_each_made_once_are_no_churn(log: pytest.LogCaptureFixture) -> None:
-    """The place that counts is the application's line, not the driver's constructor."""
+    """The pool counts by the application's line, not by the driver's constructor."""
     pools = [
         PoolkitConnectionPool(),
         PoolkitConnectionPool(),

@@ -1,4 +1,4 @@
-"""A method that an adapter overrides takes every argument, by position and by name, that the driver's method takes."""
+"""An overridden method takes every argument of the driver's method, by position and by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER_ARGUMENTS = {
     "redis._base.PoolBase.__init__": "BlockingConnectionPool",
     "valkey._base.PoolBase.__init__": "BlockingConnectionPool",
     "sqlalchemy._pool.BasePool.__init__": "QueuePool",
-    # only the adapter makes these objects
+    # only the adapter creates these objects
     "asyncpg._proxy.PoolConnectionProxy.__init__": "made by a pool",
     "redis._group.GroupConnectionPool.__init__": "made by a group",
     "redis._group.AsyncGroupConnectionPool.__init__": "made by a group",
@@ -78,7 +78,7 @@ def what_is_narrower(ours: Any, theirs: Any) -> list[str]:
     any_place, any_name = (any(kind.name == one for kind in kinds) for one in (places, names))
     in_order = [one.name for one in mine if one.kind.name in (by_place, either)]
     named = {one.name: one for one in mine if one.kind.name in (by_name, either)}
-    syntax = ours.__name__.startswith("__") and ours.__name__ != "__init__"  # the interpreter calls it, by position
+    syntax = ours.__name__.startswith("__") and ours.__name__ != "__init__"  # the interpreter calls it by position
     found = []
     for place, one in enumerate(asked):
         if one.kind.name in (by_place, either):

@@ -1,4 +1,4 @@
-"""A test of the application that has a function in the place of ``socket.socket`` gets the errors that it asks for."""
+"""A test of an application that replaces ``socket.socket`` by a function gets the errors that it raises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from poolkit_adapters.redis import PoolkitConnectionPool as RedisPool
 
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``unittest.mock.patch("socket.socket", side_effect=...)`` does it."""
+    """Patch it like ``unittest.mock.patch("socket.socket", side_effect=...)``."""
     real = socket.socket
 
     def make(*args: Any, **kwargs: Any) -> socket.socket:
@@ -29,7 +29,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("patched")
 def test_an_error_of_a_redis_connect_arrives_as_itself() -> None:
-    """The search for sockets that the connect has left open does not end it with another error."""
+    """The search for sockets that the connect has left open does not raise another error."""
     pool = RedisPool(host="127.0.0.1", port=1, retry=None)
     with pytest.raises(redis.ConnectionError) as caught:
         pool.get_connection()
@@ -39,7 +39,7 @@ def test_an_error_of_a_redis_connect_arrives_as_itself() -> None:
 
 @pytest.mark.usefixtures("patched")
 def test_an_http_connection_is_used_again(http_server: HTTPServer) -> None:
-    """Its socket is found and looked at before the second request."""
+    """The pool finds its socket and checks it before the second request."""
     with HTTPPool() as pool:
         for _ in range(2):
             assert pool.request("GET", http_server.url).status
@@ -47,7 +47,7 @@ def test_an_http_connection_is_used_again(http_server: HTTPServer) -> None:
 
 
 def test_a_socket_is_recognised_with_whatever_class_stands_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A class, as gevent's, or a function; and what was made before."""
+    """A class such as gevent's, or a function; also sockets that were created before."""
 
     class Other:
         pass
@@ -64,6 +64,6 @@ def test_a_socket_is_recognised_with_whatever_class_stands_in_its_place(monkeypa
 
 @pytest.mark.usefixtures("patched")
 def test_an_error_of_an_http_connect_arrives_as_itself() -> None:
-    """Of httpcore's kind."""
+    """It is an error of httpcore."""
     with HTTPPool() as pool, pytest.raises(httpcore.ConnectError):
         pool.request("GET", "http://127.0.0.1:1/")

@@ -1,4 +1,4 @@
-"""Classes of callers in every adapter, on real servers: the driver's API is unchanged, the class is in the context."""
+"""Classes of callers in every adapter, on real servers: the driver's API is unchanged; the class is in the context."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def servers(postgres: PostgresServer, redis_server: RedisServer, http_server: HT
 
 
 def named(name: str) -> Any:
-    """The engine of that name behind an adapter."""
+    """Return the engine of that name behind an adapter."""
     [pool] = [pool for pool in poolkit.pools() if pool.name == name]
     return pool
 
 
 @contextlib.contextmanager
 def opened(adapter: str, servers: Servers, **settings: Any) -> Iterator[tuple[Any, Callable[[], Any]]]:
-    """The engine behind an adapter, with three connections at most; and its way to use one, as a context manager."""
+    """Return the engine behind an adapter, with at most three connections, and a context manager that uses one."""
     if adapter == "sqlalchemy":
         engine = create_engine(
             servers.postgres.sqlalchemy_url(), poolclass=PoolkitPool, pool_size=3, max_overflow=0,
@@ -97,7 +97,7 @@ def opened(adapter: str, servers: Servers, **settings: Any) -> Iterator[tuple[An
         @contextlib.contextmanager
         def use() -> Iterator[object]:
             with redis.Redis(connection_pool=connections).pipeline() as pipe:
-                pipe.watch("something")  # from here on it has a connection of its own
+                pipe.watch("something")  # from here on it has its own connection
                 yield pipe.get("something")
 
         yield connections.poolkit, use
@@ -265,7 +265,7 @@ def test_shares_hold_on_a_server_under_load(adapter: str, servers: Servers) -> N
 
 
 def test_bulk_work_in_a_storm_never_delays_a_health_check_beyond_its_own_query(postgres: PostgresServer) -> None:
-    """Every check finds its own connection free, so none of them waits in the queue."""
+    """Every check finds the reserved connection free, so none of them waits in the queue."""
     database = PooledDatabase(psycopg, postgres.url, max_size=3, classes=CLASSES)
     over = threading.Event()
 

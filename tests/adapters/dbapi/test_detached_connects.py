@@ -1,4 +1,4 @@
-"""Connects in threads of the pool: the caller's context, one deadline, the limit; modules that are bound to a thread."""
+"""Connects in threads of the pool: the caller's context, one deadline, the limit; modules bound to a thread."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_a_row_is_of_all_its_classes_and_stands_once(adapter: str) -> None:
         assert len(row.bases) >= 2
         assert issubclass(row.bases[0], errors.PoolError)
         assert not issubclass(row.bases[-1], errors.PoolError)
-        if issubclass(row.error, errors.PoolError):  # otherwise the driver's class, from which a class of both types is created
+        if issubclass(row.error, errors.PoolError):  # otherwise the driver's, in a class of both types
             assert all(issubclass(row.error, base) for base in row.bases), row
 
 

@@ -1,4 +1,4 @@
-"""Servers that only the tests of this driver need."""
+"""Servers for the tests of this driver only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Script = Callable[[socket.socket, int], None]
 
 @pytest.fixture
 def h2_server(certificates: Certificates) -> Iterator[Callable[[int], H2Server]]:
-    """Make HTTP/2 servers that obey the test: ``h2_server(streams)``."""
+    """Create HTTP/2 servers that the test controls: ``h2_server(streams)``."""
     servers: list[H2Server] = []
 
     def make(streams: int) -> H2Server:
@@ -31,7 +31,7 @@ def h2_server(certificates: Certificates) -> Iterator[Callable[[int], H2Server]]
 
 @pytest.fixture
 def scripted() -> Iterator[Callable[[Script], str]]:
-    """Make servers that run ``script(connection, number)`` in a thread for each accepted connection; the URL."""
+    """Create servers that run ``script(connection, number)`` in a thread for each connection; return their URLs."""
     listeners: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
@@ -83,7 +83,7 @@ def other_http_server(_other_http_server: HTTPServer) -> HTTPServer:
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """One request without a body; b"" when the client has closed."""
+    """Read one request without a body. Returns b"" if the client has closed."""
     data = b""
     while not data.endswith(b"\r\n\r\n"):
         part = connection.recv(65536)

@@ -1,4 +1,4 @@
-"""An HTTP/2 server in a thread that a test controls: when it responds, and when it sends GOAWAY."""
+"""An HTTP/2 server in a thread. A test controls when it responds and when it sends GOAWAY."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class H2Server:
         self._loop.stop()
 
     def call(self, work: Any) -> Any:
-        """``work()`` in the server's thread."""
+        """Run ``work()`` in the server's thread."""
         return self._loop.call(work)
 
     @property
     def waiting(self) -> int:
-        """Streams that wait for :meth:`answer`, over all connections."""
+        """Return the number of streams, over all connections, that wait for :meth:`answer`."""
         return sum(len(one.waiting) for one in list(self.connections))
 
     def answer(self, connection: int, stream: int) -> None:
@@ -86,7 +86,7 @@ class H2Server:
         self.call(lambda: self.connections[connection].allow(streams))
 
     def hang_up(self) -> None:
-        """Close all connections without a word."""
+        """Close all connections without GOAWAY."""
         self.call(lambda: [one.transport.abort() for one in self.connections])
 
     def refuse(self, connection: int, stream: int) -> None:
@@ -95,16 +95,16 @@ class H2Server:
 
 
 class _Gone:
-    """In the place of a transport that is closed."""
+    """Stands for a transport that is closed."""
 
     def is_closing(self) -> bool:
         return True
 
     def abort(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def write(self, data: bytes) -> None:
-        """Nobody reads it."""
+        """Ignore the data."""
 
 
 class _Connection(asyncio.Protocol):
@@ -125,7 +125,7 @@ class _Connection(asyncio.Protocol):
             client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 2**31 - 1}
         )
         self.h2.initiate_connection()
-        self.h2.data_to_send()  # its own settings: h2 would enforce the limit, here the excess is to be counted
+        self.h2.data_to_send()  # its own settings: h2 would enforce the limit, but the server must count the excess
         self.allow(self.server.streams)
 
     def data_received(self, data: bytes) -> None:
@@ -189,18 +189,18 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.waiting.clear()
-        self.h2, self.transport = None, _Gone()  # a soak makes thousands, with half a megabyte in each
+        self.h2, self.transport = None, _Gone()  # a soak creates thousands of half a megabyte each
 
     def answer(self, stream: int, body: bytes | None = None) -> None:
         with contextlib.suppress(ValueError):
             self.waiting.remove(stream)
         self.open -= 1
-        # written by hand, because h2 sends nothing more after its own GOAWAY
+        # written by hand, because h2 sends nothing after its own GOAWAY
         if body is None:
             body = b"%d:%d" % (self.number, stream)
         known = self.h2 and self.h2.streams.get(stream)
         if known and known.state_machine.state is h2.stream.StreamState.HALF_CLOSED_REMOTE:
-            known.state_machine.state = h2.stream.StreamState.CLOSED  # h2 then forgets it; a body may still come else
+            known.state_machine.state = h2.stream.StreamState.CLOSED  # a body may still arrive otherwise; h2 forgets it
         self.transport.write(_frame(1, 4, stream, b"\x88") + _frame(0, 1, stream, body))
 
     def goaway(self, last: int, error_code: int) -> None:

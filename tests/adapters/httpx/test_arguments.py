@@ -1,4 +1,4 @@
-"""Every argument of the replaced classes, poolkit's settings, and errors for wrong values at construction."""
+"""Every argument of the replaced classes, poolkit's settings, and errors for wrong values when a pool is created."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_same_arguments_in_the_same_order_with_the_same_defaults(ours: type,
 
     if tuple(map(int, httpx.__version__.split(".")[:2])) >= (0, 28):
         assert arguments(ours) == arguments(theirs)
-    else:  # the order was another one; all code that there is passes them by name
+    else:  # earlier versions had another order; callers pass them by name
         assert dict(arguments(ours)) == dict(arguments(theirs))
     assert issubclass(ours, theirs)
 

@@ -1,4 +1,4 @@
-"""Plain TCP under asyncio, which the pool reads and writes by itself."""
+"""Plain TCP under asyncio, which the pool reads and writes itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """On trio httpcore's own streams are used."""
+    """Trio uses httpcore's own streams, so these tests run on asyncio only."""
     return "asyncio"
 
 
@@ -37,7 +37,7 @@ def client_of(**limits: float | None) -> httpx.AsyncClient:
 
 
 async def test_the_stream_is_ours_and_tells_what_httpcores_does(http_server: HTTPServer) -> None:
-    """A change in httpcore or anyio that ends the fast path is noticed here."""
+    """This test detects a change in httpcore or anyio that disables the fast path."""
     async with client_of() as client:
         response = await client.get(http_server.url)
         stream = response.extensions["network_stream"]
@@ -49,7 +49,7 @@ async def test_the_stream_is_ours_and_tells_what_httpcores_does(http_server: HTT
 
 
 async def test_what_arrives_with_the_connect_is_not_lost(http_server: HTTPServer) -> None:
-    """anyio reads for a moment before it pauses: what came then is with its stream, which stays in use."""
+    """anyio reads for a moment before it pauses. Its stream then holds data, and stays in use."""
 
     class Early(httpcore.AsyncNetworkBackend):
         async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
@@ -63,7 +63,7 @@ async def test_what_arrives_with_the_connect_is_not_lost(http_server: HTTPServer
 
 
 async def test_each_read_has_its_own_time(http_server: HTTPServer) -> None:
-    """One timer serves many reads: a shorter time after a longer one counts, and a longer one after a shorter one."""
+    """One timer serves many reads. Each limit applies, a shorter one after a longer one and the reverse."""
     async with client_of() as client:
         await client.get(http_server.url)
         with pytest.raises(httpx.ReadTimeout):
@@ -74,7 +74,7 @@ async def test_each_read_has_its_own_time(http_server: HTTPServer) -> None:
 
 
 async def test_an_unread_body_stays_at_the_server(http_server: HTTPServer) -> None:
-    """Memory is bounded by what is taken; all of it arrives in the end."""
+    """Memory is limited to what the reader takes, and the whole body arrives in the end."""
     size = 12_000_000
     async with client_of() as client, client.stream("GET", f"{http_server.url}/bytes?n={size}") as response:
         wire = response.extensions["network_stream"]._wire
@@ -85,7 +85,7 @@ async def test_an_unread_body_stays_at_the_server(http_server: HTTPServer) -> No
 
 
 async def test_a_write_that_the_server_does_not_take_ends_in_time(scripted: Callable[[Script], str]) -> None:
-    """A body larger than all buffers, and a server that does not read."""
+    """The body is larger than all buffers, and the server does not read."""
     end = threading.Event()
 
     def deaf(connection: socket.socket, _number: int) -> None:
@@ -102,7 +102,7 @@ async def test_a_write_that_the_server_does_not_take_ends_in_time(scripted: Call
 
 
 async def test_an_upload_gives_others_their_turn(http_server: HTTPServer) -> None:
-    """Writes that never have to wait do not keep the event loop."""
+    """Writes that never wait still let other tasks run."""
     turns = 0
 
     async def others() -> None:
@@ -124,7 +124,7 @@ async def test_an_upload_gives_others_their_turn(http_server: HTTPServer) -> Non
 
 
 async def test_a_connection_cut_in_the_middle_of_an_answer_is_an_error(scripted: Callable[[Script], str]) -> None:
-    """With a reset, not an orderly end."""
+    """The connection is reset, not closed in an orderly way."""
 
     def cut(connection: socket.socket, _number: int) -> None:
         read_request(connection)
@@ -141,7 +141,7 @@ async def test_a_connection_cut_in_the_middle_of_an_answer_is_an_error(scripted:
 async def test_unrequested_data_is_no_response_to_the_next_request(
     scripted: Callable[[Script], str], pause: float
 ) -> None:
-    """Bytes that follow a response have been read already, so a check of the socket does not show them."""
+    """Bytes after a response are read already, so a check of the socket does not show them."""
     said = threading.Event()
 
     def chatty(connection: socket.socket, number: int) -> None:
@@ -167,7 +167,7 @@ async def test_unrequested_data_is_no_response_to_the_next_request(
 
 
 async def test_tls_can_begin_on_a_connection_that_was_read_from(https_server: HTTPServer) -> None:
-    """After CONNECT the caller has the stream; httpcore's backend does the handshake, so it gets the socket back."""
+    """After CONNECT the caller has the stream. httpcore's backend does the handshake and gets the socket back."""
     context = https_server.client_context
     assert context is not None
     with HTTPProxy() as proxy:
@@ -183,7 +183,7 @@ async def test_tls_can_begin_on_a_connection_that_was_read_from(https_server: HT
 
 
 class Records:
-    """A TLS server that decides where its records are cut. Runs ``script(self, number)`` for each connection."""
+    """A TLS server that controls where its records are split. Runs ``script(self, number)`` for each connection."""
 
     def __init__(self, certificates: Certificates, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -227,7 +227,7 @@ HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 
 def secure(certificates: Certificates, scripted: Callable[[Script], str], script: Any) -> tuple[httpx.AsyncClient, str]:
-    """A client, and the URL of a TLS server."""
+    """Yield a client and the URL of a TLS server."""
     url = scripted(lambda connection, number: script(Records(certificates, connection), number))
     transport = AsyncPoolkitTransport(verify=certificates.client_context())
     return httpx.AsyncClient(transport=transport, timeout=10), url.replace("http://", "https://")
@@ -271,7 +271,7 @@ async def test_records_may_arrive_in_pieces(
 async def test_half_a_record_behind_a_response_ends_the_connection(
     certificates: Certificates, scripted: Callable[[Script], str]
 ) -> None:
-    """The event loop has read it, OpenSSL has not: the rest would be the start of the next response."""
+    """The event loop has read it and OpenSSL has not. The rest would be the start of the next response."""
     sent = threading.Event()
 
     def script(server: Records, number: int) -> None:

@@ -1,4 +1,4 @@
-"""A response whose reader stops early: if its end has arrived, its connection carries the next request."""
+"""A response whose reader stops early: if its end has arrived, its connection serves the next request."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ ENDS = {
     "length": (b"Content-Length: %d\r\n\r\n" % (len(LAST) + 1), LAST, b"\n"),
     "more": (b"Content-Length: %d\r\n\r\n" % (len(LAST) + 9000), LAST, b"x" * 9000),
 }
-"""The head, the last line, and what follows it."""
+"""The head, the last line, and what follows the last line."""
 WORLDS = pytest.mark.parametrize("world", ["threads", "asyncio", "trio"])
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
 
 class Server:
-    """Answers each request with a last line. ``end()`` sends what follows it, and returns when it is sent."""
+    """A server that answers up to a last line. ``end()`` sends what follows, and returns when it is sent."""
 
     def __init__(self, certificates: Certificates | None, head: bytes, last: bytes, rest: bytes) -> None:
         self._context = certificates.server_context() if certificates is not None else None
@@ -62,7 +62,7 @@ class Server:
     def _serve(self, connection: socket.socket) -> None:
         try:
             connection.settimeout(30)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent has arrived, on loopback
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # on loopback, what is sent has arrived
             if self._context is not None:
                 connection = self._context.wrap_socket(connection, server_side=True)
             while read_request(connection):
@@ -98,7 +98,7 @@ def serving(certificates: Certificates | None, kind: str) -> Iterator[Server]:
 
 
 def ask(world: str, server: Server, times: int, before_close: Callable[[], None], **settings: Any) -> None:
-    """Read the first line of several responses, one after the other, and break each of them off there."""
+    """Read the first line of several responses, one after the other, and close each of them there."""
     if world == "threads":
         with httpx.Client(transport=PoolkitTransport(**settings)) as client:
             for _ in range(times):
@@ -115,13 +115,13 @@ def ask(world: str, server: Server, times: int, before_close: Callable[[], None]
                 async with client.stream("GET", server.url) as response:
                     async for line in response.aiter_lines():
                         assert line == "data: [DONE]"
-                        before_close()  # blocks the event loop, so that it cannot have read what arrives meanwhile
+                        before_close()  # blocks the event loop, so it cannot read what arrives meanwhile
                         break
 
     anyio.run(main, backend=world)
 
 
-quiet = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # trio's, of the bodies broken off
+quiet = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # trio's warnings about unfinished bodies
 
 
 @quiet
@@ -201,7 +201,7 @@ async def test_a_response_closed_while_another_task_reads_it_is_not_read_by_two(
                 async with anyio.create_task_group() as group:
                     group.start_soon(read_on)
                     await anyio.wait_all_tasks_blocked()
-                    server.end()  # the end has arrived, but the other task will get it
+                    server.end()  # the end has arrived, but the other task reads it
                     await response.aclose()
                 assert len(errors) == 1
             async with pool.stream("GET", server.url) as response:

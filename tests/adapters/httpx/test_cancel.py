@@ -1,4 +1,4 @@
-"""Requests that are cancelled, abandoned or broken off: capacity is as before, nothing half-read is used again."""
+"""Requests that are cancelled or dropped: the capacity is unchanged, and no half-read connection is used again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.waiting import leak_warning
 
 
 async def at_rest(transport: AsyncPoolkitTransport) -> None:
-    """Everything that is closed in the background is closed; the invariants hold."""
+    """Wait for the closes in the background, and check the invariants."""
     with anyio.fail_after(10):
         while transport.poolkit.stats().closing or transport.poolkit.stats().in_use:
             await anyio.sleep(0.005)
@@ -73,7 +73,7 @@ async def test_01_cancel_storm(
 
 
 def test_01_cancelled_twice(http_server: HTTPServer) -> None:
-    """asyncio's own cancel, which no shield of anyio's keeps off, again and again while the stream is closed."""
+    """asyncio's own cancel, which anyio's shields do not stop, again and again during the close of the stream."""
 
     async def main() -> None:
         transport = AsyncPoolkitTransport(limits=httpx.Limits(max_connections=1))

@@ -1,4 +1,4 @@
-"""Requests that are cancelled while they connect: no socket stays open, and there are never more than allowed."""
+"""Requests that are cancelled while they connect leave no open socket, and sockets never exceed the limit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAYS = ("http", "https", "http-proxy", "https-proxy", "https-tls-proxy", "https-
 
 
 class Sockets:
-    """The client's sockets, by what they did."""
+    """The client's sockets by their state."""
 
     def __init__(self) -> None:
         self._made: list[weakref.ref[socket.socket]] = []
@@ -37,14 +37,14 @@ class Sockets:
         self.most = max(self.most, self.open())
 
     def open(self) -> int:
-        """Those that are neither closed nor collected."""
+        """Return the sockets that are neither closed nor collected."""
         sockets = (made() for made in self._made)
         return sum(one is not None and one.fileno() >= 0 for one in sockets)
 
 
 @pytest.fixture
 def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sockets]:
-    """What connects meanwhile; the garbage collector does not help."""
+    """Record the sockets that connect in this block, with the garbage collector off."""
     seen = Sockets()
     connect = socket.socket.connect
 
@@ -59,7 +59,7 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sockets]:
 
 @pytest.fixture
 def mute() -> Iterator[int]:
-    """The port of a server that accepts and says nothing."""
+    """Return the port of a server that accepts and sends nothing."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=200)
     accepted: list[socket.socket] = []
 
@@ -105,12 +105,14 @@ def test_cancelled_at_any_moment_under_asyncio(
                 for _ in range(ticks):
                     await asyncio.sleep(0)
                 pending = set(tasks)
-                while pending:  # anyio swallows a cancellation in the moment of success, on Python 3.10 or before 4.16
+                while (
+                    pending
+                ):  # anyio may lose a cancellation at the moment of success (Python 3.10, or anyio before 4.16)
                     for task in pending:
                         task.cancel()
                     _, pending = await asyncio.wait(pending, timeout=0.3)
                 errors.extend(await asyncio.gather(*tasks, return_exceptions=True))
-            while sockets.open():  # closed in the next turns of the loop
+            while sockets.open():  # closed in the next iterations of the loop
                 await asyncio.sleep(0.001)
             transport.poolkit.check_books()
 
@@ -124,11 +126,11 @@ async def connect_tcp(connect, port):
     connected_stream = await connect("127.0.0.1", port)
     raise CancelledError
 """
-"""What a connect did before anyio 4.16 that was cancelled in the moment of its success."""
+"""Does what a connect did before anyio 4.16 if it was cancelled at the moment of its success."""
 
 
 def test_a_stream_that_an_older_anyio_forgets_is_closed(mute: int, sockets: Sockets) -> None:
-    """It is found in the frames of the error, even if the error is referenced."""
+    """The adapter finds it in the frames of the error, even if the error is referenced."""
     names: dict[str, Any] = {"__name__": "anyio.older", "CancelledError": asyncio.CancelledError}
     exec(OLD_ANYIO, names)
 
@@ -187,7 +189,7 @@ def test_cancelled_at_any_moment_under_trio(certificates: Certificates, mute: in
 
 
 def test_a_connection_of_the_users_own_is_closed_too(mute: int, sockets: Sockets) -> None:
-    """``create_connection()`` may be overridden; the stream is then not known from httpcore's events."""
+    """``create_connection()`` may be overridden. Then httpcore's events do not show the stream."""
 
     class Own(AsyncPoolkitConnectionPool):
         stream: httpcore.AsyncNetworkStream

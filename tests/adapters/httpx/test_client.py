@@ -1,4 +1,4 @@
-"""The clients: all transports are poolkit's, and the library's arguments mean what they always do."""
+"""The clients: all transports are poolkit's, and the library's arguments keep their meaning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRONMENT = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """No proxies but those of the test."""
+    """Leave only the test's proxies in the environment."""
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -36,7 +36,7 @@ def transports(client: Any) -> dict[str, Any]:
 
 
 def statuses(kind: Any, *urls: str, backend: str = "asyncio", **options: Any) -> list[int]:
-    """Get these URLs with one client."""
+    """Get these URLs with one client and return the statuses."""
     if kind is Client:
         with Client(**options) as client:
             return [client.get(url).status_code for url in urls]
@@ -172,7 +172,7 @@ def test_errors_are_both(http_server: HTTPServer) -> None:
 
 
 def test_every_argument_of_the_library_is_passed_on() -> None:
-    """Those that the library gives to its transports: a new one of them would be lost silently."""
+    """Those that the library passes to its transports: without this test a new one would have no effect."""
     given = set(inspect.signature(httpx.Client._init_transport).parameters) - {"self", "transport", "app"}
     assert given <= set(inspect.signature(PoolkitTransport).parameters)
     assert not set(inspect.signature(httpx.Client).parameters) & {"config", "name", "listeners"}

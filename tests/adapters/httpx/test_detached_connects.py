@@ -23,7 +23,7 @@ from .h2server import H2Server
 
 pytestmark = pytest.mark.anyio
 SOON = 0.3
-"""Seconds that a request waits where the connect may take an hour."""
+"""The seconds that a request waits while the connect may take an hour."""
 LONG = 3600.0
 PLACE = contextvars.ContextVar("PLACE", default="nowhere")
 Result = dict[str, Any]
@@ -49,7 +49,7 @@ class World:
         return await anyio.to_thread.run_sync(contextvars.copy_context().run, work, limiter=self._most)
 
     async def get(self, pool: Any, url: str, trace: list[str] | None = None, /, **timeouts: float | None) -> int:
-        """The status of a request."""
+        """Send a request and return its status."""
         extensions: dict[str, Any] = {"timeout": {"read": PATIENCE, "write": PATIENCE, **timeouts}}
         if self.threads:
             if trace is not None:
@@ -64,7 +64,7 @@ class World:
         return (await pool.request("GET", url, extensions=extensions)).status  # type: ignore[no-any-return]
 
     async def caller(self, result: Result, pool: Any, url: str, /, **options: Any) -> None:
-        """A request as a task of its own, and how it ends."""
+        """A request in a task or thread of its own, and its result."""
         try:
             result["status"] = await self.get(pool, url, **options)
         except Exception as error:
@@ -72,7 +72,7 @@ class World:
 
     @asynccontextmanager
     async def held(self, pool: Any, url: str) -> AsyncIterator[None]:
-        """A response whose reader has not finished."""
+        """Return a response whose reader has not finished."""
         if self.threads:
             context = pool.stream("GET", url)
             response = await self._in_thread(context.__enter__)
@@ -99,7 +99,7 @@ def plain(http_server: HTTPServer, fault_proxy: Callable[..., FaultProxy]) -> Fa
 
 @pytest.fixture
 def secure(https_server: HTTPServer, fault_proxy: Callable[..., FaultProxy]) -> FaultProxy:
-    """In the mode ``hold`` it accepts connections, whose TLS handshake then hangs."""
+    """A proxy before a TLS server. In mode ``hold`` it accepts connections, and their handshake hangs."""
     return fault_proxy(https_server.host, https_server.port)
 
 
@@ -157,7 +157,7 @@ async def test_a_caller_takes_a_returned_connection_while_its_connect_goes_on(
 async def test_acquire_timeout_limits_the_wait_and_the_connect_together(
     world: World, secure: FaultProxy, certificates: Certificates
 ) -> None:
-    """The caller hears in time, while the connect goes on, and is kept for the next one."""
+    """The caller gets its error in time. The connect goes on, and its connection serves the next caller."""
     context = certificates.client_context()
     async with world.pool(ssl_context=context, max_connections=1, acquire_timeout=SOON) as pool:
         secure.mode = "hold"
@@ -174,7 +174,7 @@ async def test_acquire_timeout_limits_the_wait_and_the_connect_together(
 async def test_the_limits_of_a_request_for_the_wait_and_the_connect_count_one_after_the_other(
     world: World, secure: FaultProxy, certificates: Certificates
 ) -> None:
-    """As with httpcore: a connect may take longer than the wait for a place."""
+    """As with httpcore, a connect may take longer than the wait for a connection."""
     async with world.pool(ssl_context=certificates.client_context(), max_connections=1) as pool:
         secure.mode = "hold"
         result: Result = {}
@@ -301,7 +301,7 @@ async def test_those_who_wait_for_one_connect_share_the_http2_connection(
     async with world.pool(ssl_context=certificates.client_context(), http2=True) as pool:
         results = await _at_once(world, pool, at(proxy), 20)
         assert [result for result in results if result != {"status": 200}] == []
-        assert proxy.accepted <= 2  # a second one only if the first is late
+        assert proxy.accepted <= 2  # a second one only if the first one is late
 
 
 async def test_a_cancelled_first_request_leaves_the_http2_connection_to_others(

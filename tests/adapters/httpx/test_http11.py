@@ -1,4 +1,4 @@
-"""HTTP/1.1 requests on a reused connection, which poolkit writes and parses itself: as httpcore and h11 do."""
+"""HTTP/1.1 requests on a reused connection: poolkit writes and parses them itself, as httpcore and h11 do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @pytest.mark.parametrize("name", [*USUAL, *ODD, *BROKEN])
 def test_a_response_means_what_httpcore_makes_of_it(name: str) -> None:
-    """In one piece, in two, and byte by byte; to GET and to HEAD; before the end of the stream, and without it."""
+    """In one piece, in two, and byte by byte; for GET and HEAD; with and without the end of the stream."""
     data = {**USUAL, **ODD, **BROKEN}[name]
     large = len(data) > 2500
     for cuts in ((), [len(data) // 2], range(0, len(data), 1000) if large else range(len(data))):
@@ -54,7 +54,7 @@ def test_all_others_go_to_h11(name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_responses_mean_the_same_to_both(seed: int) -> None:
-    """A million of them: ``python -m tests.support.http11 1000000``."""
+    """For a million of them run ``python -m tests.support.http11 1000000``."""
     assert 0 < compare(2500, seed) < 1250
 
 
@@ -124,7 +124,7 @@ def test_an_unusual_or_wrong_request_is_left_to_h11(name: str) -> None:
 
 
 def test_a_request_is_written_the_same_after_any_other() -> None:
-    """Also where the headers are those of the request before, or nearly."""
+    """Also if the headers equal those of the request before, or differ slightly."""
     kinds = {**REQUESTS, **BAD_REQUESTS}
     kinds |= {f"{name}, one header more": (a, [*b, (b"X-More", b"1")], c) for name, (a, b, c) in kinds.items()}
 
@@ -278,7 +278,7 @@ ENCODED = {"ascii": b"a", "utf-8": b"\xc3\xbc", "iso-8859-1": b"\xfc"}
 async def test_headers_have_the_encoding_that_httpx_finds(
     scripted: Scripted, ours: str, theirs: str, chosen: str | None
 ) -> None:
-    """With httpx's own transport and ours; a user's choice stays."""
+    """The same with httpx's own transport and with poolkit's. An encoding that the user has set stays."""
     head = b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 3\r\n\r\n" % ENCODED[theirs]
     url = scripted(lambda connection, _: talk(connection, *3 * [head + "\xfc!".encode()]))
     found = []
@@ -345,7 +345,7 @@ def test_a_traced_or_logged_request_is_httpcores(
 
 
 def test_an_answer_that_comes_before_the_body_is_sent_is_read(scripted: Scripted) -> None:
-    """As of a server that refuses an upload and closes."""
+    """A server may refuse an upload and close."""
 
     def script(connection: socket.socket, number: int) -> None:
         talk(connection, OK)

@@ -1,4 +1,4 @@
-"""Many requests on one connection: the server's limit, its GOAWAY, its refusals."""
+"""Many requests on one connection: the limit of the server, its GOAWAY and its refusals."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_27_with_one_connection_the_third_waits(h2_server: Make, certifica
 async def test_a_burst_waits_for_the_first_connection(
     h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poolkit._core.opener.patience", lambda connect_time: 10.0)  # on a busy machine it is late
+    monkeypatch.setattr("poolkit._core.opener.patience", lambda connect_time: 10.0)  # it is late on a busy machine
     server = h2_server(50)
     async with httpx.AsyncClient(transport=transport(certificates), timeout=10) as client:
         async with anyio.create_task_group() as group:
@@ -114,7 +114,7 @@ async def test_28_after_a_goaway_served_streams_complete_and_others_are_replayed
             await until_async(lambda: server.waiting == 2)
             server.goaway(0, 3)
             await until_async(lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
-            answers["new"] = (await client.get(f"{server.url}/now")).text  # no new stream on the old one
+            answers["new"] = (await client.get(f"{server.url}/now")).text  # no new stream on the old connection
             server.answer(0, 3)
             server.answer(1, 1)
         assert answers == {"n": "0:3", "n + 2": "1:1", "new": "1:3"}
@@ -123,10 +123,10 @@ async def test_28_after_a_goaway_served_streams_complete_and_others_are_replayed
 
 
 @pytest.mark.anyio
-# trio's, of the body broken off
+# trio's warning about the unfinished body
 @pytest.mark.filterwarnings("ignore:Async generator '(httpx|poolkit_adapters):ResourceWarning")
 async def test_28_a_goaway_during_a_request_that_it_does_not_cover(h2_server: Make, certificates: Certificates) -> None:
-    """Between the headers and the body of stream 5 the server says that it serves none beyond 3: sent again."""
+    """Between the headers and the body of stream 5 a GOAWAY says that 3 is the last stream: it is sent again."""
     server = h2_server(10)
     made = transport(certificates)
     told = False
@@ -239,7 +239,7 @@ async def test_http_2_offered_and_http_1_chosen(certificates: Certificates) -> N
 def test_threads_share_one_connection(
     h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poolkit._core.opener.patience", lambda connect_time: 10.0)  # on a busy machine it is late
+    monkeypatch.setattr("poolkit._core.opener.patience", lambda connect_time: 10.0)  # it is late on a busy machine
     server = h2_server(20)
     with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
         with ThreadPoolExecutor(20) as threads:
@@ -262,7 +262,7 @@ def test_read_timeout_ends_the_connection(h2_server: Make, certificates: Certifi
 def test_threads_that_begin_requests_at_once_never_share_a_stream(
     h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """httpcore takes a stream's number and opens it without a lock; here every thread is held between the two."""
+    """httpcore takes a stream's number and opens the stream without a lock. The test holds every thread in between."""
     real = h2.connection.H2Connection.get_next_available_stream_id
 
     def slow(connection: h2.connection.H2Connection) -> int:
@@ -283,12 +283,12 @@ def test_threads_that_begin_requests_at_once_never_share_a_stream(
 async def test_a_connect_that_hangs_does_not_hold_up_those_who_were_to_share_its_connection(
     https_server: HTTPServer, certificates: Certificates, fault_proxy: Callable[[str, int], FaultProxy]
 ) -> None:
-    """There is another one beside it, within the time that the others may wait."""
+    """Another connect begins beside it, within the time that the others may wait."""
     front = fault_proxy(https_server.host, https_server.port)
     url = f"https://127.0.0.1:{front.port}/"
     made = transport(certificates, max_size=3)
     async with httpx.AsyncClient(transport=made, timeout=20) as client:
-        await client.get(url)  # how many requests a connection carries is known from here on
+        await client.get(url)  # from here on the capacity of a connection is known
         made.poolkit.clear()
         await until_async(lambda: made.poolkit.stats().size == 0)
         front.mode = "silent"
@@ -336,7 +336,7 @@ async def test_a_cancelled_request_ends_its_stream_and_not_its_connection(
 
 
 @pytest.mark.anyio
-# trio's, of the bodies broken off
+# trio's warnings about unfinished bodies
 @pytest.mark.filterwarnings("ignore:Async generator '(httpx|poolkit_adapters):ResourceWarning")
 @pytest.mark.filterwarnings("ignore:Async generator 'httpcore:ResourceWarning")
 async def test_a_body_that_is_not_read_to_its_end_ends_its_stream_and_not_its_connection(
@@ -356,7 +356,7 @@ async def test_a_body_that_is_not_read_to_its_end_ends_its_stream_and_not_its_co
 async def test_a_cancelled_request_ends_a_connection_that_has_been_silent(
     h2_server: Make, certificates: Certificates
 ) -> None:
-    """It may be dead: the next one must not find out in turn. Here any silence is too long."""
+    """It may be dead, and the next request must not time out on it too. In this test any silence is too long."""
     server = h2_server(10)
     made = transport(certificates, check_after_idle=0)
     async with httpx.AsyncClient(transport=made, timeout=10) as client:

@@ -1,4 +1,4 @@
-"""HTTP/2 requests that share a connection and must not stop each other: limits, uploads, refusals, time limits."""
+"""HTTP/2 requests that share a connection do not block each other: limits, uploads, refusals, timeouts."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def together(
 def test_a_limit_that_the_server_lowers_in_mid_flight_stops_nobody(
     h2_server: Make, certificates: Certificates, runner: str, *, strict: bool
 ) -> None:
-    """With httpcore's connection, 20 of 30 requests hang without any time limit."""
+    """With httpcore's connection, 20 of 30 requests hang for ever."""
     server = h2_server(100)
     server.strict = strict
     server.lower, server.lower_to = 6, 2
@@ -117,7 +117,7 @@ def test_a_limit_that_the_server_lowers_in_mid_flight_stops_nobody(
 
 @RUNNER
 def test_uploads_share_a_connection(h2_server: Make, certificates: Certificates, runner: str) -> None:
-    """Each needs the server's windows several times. With httpcore's connection, threads stall."""
+    """Each fills the server's windows several times. With httpcore's connection, threads stall."""
     server = h2_server(100)
     jobs = [
         {"method": "POST", "url": f"{server.url}/upload", "content": b"x" * (300_000 + number)} for number in range(6)
@@ -131,7 +131,7 @@ def test_uploads_share_a_connection(h2_server: Make, certificates: Certificates,
 def test_a_stream_that_is_refused_while_its_body_is_sent_is_sent_again(
     h2_server: Make, certificates: Certificates, runner: str
 ) -> None:
-    """The server has not processed it (RFC 9113, 8.7). Its window is full by then: the body can be sent no further."""
+    """The server has not processed it (RFC 9113, 8.7). Its window is full by then, so the body cannot continue."""
     server = h2_server(100)
     job = {"method": "POST", "url": f"{server.url}/refuse-upload", "content": b"x" * 300_000}
     assert together(runner, certificates, [job], first=f"{server.url}/now") == ["300000"]
@@ -203,7 +203,7 @@ def test_in_threads_a_body_that_is_not_read_to_its_end_ends_its_stream_and_not_i
 
 
 def test_a_response_that_is_closed_while_another_thread_reads_it(h2_server: Make, certificates: Certificates) -> None:
-    """The reading thread gets an error, although nothing arrives for its stream any more."""
+    """The reading thread gets an error, although no more data arrives for its stream."""
     server = h2_server(10)
     with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
         pool.request("GET", f"{server.url}/now")
@@ -227,7 +227,7 @@ def test_a_response_that_is_closed_while_another_thread_reads_it(h2_server: Make
 
 
 class _Own(PoolkitConnectionPool):
-    """Makes its connections itself, as httpx-socks does."""
+    """A pool that creates its connections itself, as httpx-socks does."""
 
     context: Any = None
     kind: type = httpcore.HTTP2Connection
@@ -239,7 +239,7 @@ class _Own(PoolkitConnectionPool):
 
 
 class _Theirs(httpcore.HTTP2Connection):
-    """A class of the user's own, which stays as it is."""
+    """A class of the application, which the adapter leaves as it is."""
 
 
 @pytest.mark.parametrize("kind", [httpcore.HTTP2Connection, _Theirs])
@@ -319,7 +319,7 @@ def test_a_dropped_pool_closes_its_connection(h2_server: Make, certificates: Cer
 
 
 def test_a_signal_handler_may_close_the_pool_at_any_moment(h2_server: Make, certificates: Certificates) -> None:
-    """Here: while the thread that it interrupts works on the state of the connection."""
+    """In this test, while the interrupted thread changes the state of the connection."""
     server = h2_server(10)
     with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
         pool.request("GET", f"{server.url}/now")
@@ -330,14 +330,14 @@ def test_a_signal_handler_may_close_the_pool_at_any_moment(h2_server: Make, cert
 
 
 class _SoftLimit(Exception):
-    """Raised by a signal handler, at any moment."""
+    """An error that a signal handler raises at any moment."""
 
 
 @pytest.mark.parametrize("where", ["send_headers", "receive_data", "data_to_send"])
 def test_a_thread_that_is_interrupted_in_the_middle_of_a_change_ends_the_connection(
     h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """It gets its own error, others an error of httpcore's, and the next request another connection."""
+    """It gets its own error, the others an error of httpcore, and the next request uses another connection."""
     server = h2_server(10)
     real = getattr(h2.connection.H2Connection, where)
     victim: list[threading.Thread] = []
@@ -355,7 +355,7 @@ def test_a_thread_that_is_interrupted_in_the_middle_of_a_change_ends_the_connect
         with ThreadPoolExecutor(1) as threads:
             other = threads.submit(pool.request, "POST", f"{server.url}/wait")
             until(lambda: server.waiting == 1)
-            if where == "receive_data":  # the other one reads; it is the one to be interrupted
+            if where == "receive_data":  # the other thread reads, and is the one that is interrupted
                 victim.extend(threads._threads)
                 server.answer_all()
                 with pytest.raises(_SoftLimit):

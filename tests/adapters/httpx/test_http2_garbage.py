@@ -1,4 +1,4 @@
-"""An HTTP/2 server that sends nonsense: every request ends, with a response or an error of httpcore's, and in time."""
+"""An HTTP/2 server that sends invalid data: every request ends in time, with a response or an error of httpcore."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMES = {"timeout": {"connect": 20, "read": 2, "write": 2, "pool": 20}}
 
 
 def frame(pick: random.Random) -> bytes:
-    """Any frame, well formed or not."""
+    """Return a random frame, valid or not."""
     payload = pick.randbytes(pick.choice((0, 1, 4, 5, 6, 8, 9, 40)))
     kind, flags, stream = pick.randrange(12), pick.choice((0, 1, 4, 5, 8, 255)), pick.choice((0, 1, 2, 3, 5, 2**31 - 1))
     length = len(payload) if pick.random() < 0.9 else pick.choice((0, 2**14 + 1, 2**24 - 1))
@@ -32,7 +32,7 @@ def frame(pick: random.Random) -> bytes:
 
 
 def spoilt(data: bytes, pick: random.Random) -> bytes:
-    """The bytes of a response, with a fault."""
+    """Return the bytes of a response with a fault."""
     at = pick.randrange(len(data) + 1)
     how = pick.randrange(4)
     if how == 0:
@@ -57,7 +57,7 @@ def server(pick: random.Random) -> Script:
                     if isinstance(event, h2.events.RequestReceived):
                         state.send_headers(event.stream_id, [(":status", "200")])
                         state.send_data(event.stream_id, b"answer", end_stream=True)
-            except Exception:  # what the client sends in return is of no interest
+            except Exception:  # what the client sends in return does not matter
                 return
             out = state.data_to_send()
             with lock:

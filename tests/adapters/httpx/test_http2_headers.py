@@ -1,4 +1,4 @@
-"""The headers of HTTP/2 requests: what h2 refuses is refused, and the rest is what h2 would make of it."""
+"""The headers of HTTP/2 requests: refused where h2 refuses them, and otherwise encoded as by h2."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def request(headers: list[tuple[bytes, bytes]], method: bytes = b"GET", target: 
 
 
 def sent(headers: list[Any], **config: bool) -> list[tuple[bytes, bytes]]:
-    """What a server gets if h2 sends these."""
+    """Return what a server gets if h2 sends these headers."""
     client = h2.connection.H2Connection(h2.config.H2Configuration(**config))  # type: ignore[arg-type]
     server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, validate_inbound_headers=False))
     client.initiate_connection()
@@ -51,7 +51,7 @@ def sent(headers: list[Any], **config: bool) -> list[tuple[bytes, bytes]]:
 
 
 def by_h2(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]] | None:
-    """What a server gets if h2 checks and normalizes everything; None: nothing."""
+    """Return what a server gets if h2 checks and normalizes everything, or None if h2 refuses."""
     pseudo = [(b":method", b"GET"), (b":authority", b"host"), (b":scheme", b"https"), (b":path", b"/")]
     try:
         return sent([*pseudo, *headers])
@@ -68,7 +68,7 @@ def illegal(header: tuple[bytes, bytes]) -> bool:
 def test_headers_are_those_that_h2_would_send() -> None:
     pick = random.Random(1)
     refused = 0
-    ours = RequestHeaders()  # one for all: what is remembered must stay right
+    ours = RequestHeaders()  # one for all: stored state must stay correct
     for _ in range(1500):
         headers = [
             (pick.choice(NAMES if pick.random() < 0.9 else ODD), pick.choice(VALUES[: pick.choice((5, 12))]))

@@ -1,4 +1,4 @@
-"""Limits of connections, their use by several origins, and the waits of requests."""
+"""Limits of connections, their use by several origins, and how long requests wait."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def test_16_idle_connections_closed_by_the_server_are_not_handed_out(http_server
         client.get(http_server.url)
         http_server.close_connections()
         sockets = [connection for connection in transport._pool.connections if not connection.has_expired()]
-        while sockets:  # until the news is here
+        while sockets:  # until it has arrived
             time.sleep(0.002)
             sockets = [connection for connection in transport._pool.connections if not connection.has_expired()]
         response = client.post(f"{http_server.url}/upload", content=b"not to be sent twice")
@@ -60,7 +60,7 @@ def test_a_get_on_a_reused_connection_that_dies_is_sent_again(scripted: Scripted
         while request := read_request(connection):
             seen.append((number, request.split()[1]))
             if request.startswith(b"GET /second") and number == 0:
-                return  # reads the request and closes: as a server does whose idle time is over
+                return  # reads the request and closes, like a server whose idle time is over
             answer(connection, b"%d" % number)
 
     with httpx.Client(transport=PoolkitTransport(check_after_idle=check)) as client:
@@ -194,6 +194,6 @@ async def test_26_a_close_by_the_peer_is_noticed_without_a_request(http_server: 
     async with AsyncPoolkitConnectionPool() as pool:
         await pool.request("GET", http_server.url)
         http_server.close_connections()
-        with anyio.fail_after(15):  # the housekeeping looks every five seconds
+        with anyio.fail_after(15):  # the housekeeping checks every five seconds
             while pool.connections:
                 await anyio.sleep(0.1)

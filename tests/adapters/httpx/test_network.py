@@ -1,4 +1,4 @@
-"""A request whose connection the peer does not know any more is a reason to doubt the idle ones beside it."""
+"""If the peer no longer knows the connection of a request, the idle ones are checked before use."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_a_slow_answer_closes_no_connection_that_has_answered_since(http_s
             while not transport.poolkit.stats().in_use:
                 await anyio.sleep(0.001)
             port = (await client.get(http_server.url)).json()["client_port"]
-        assert transport.poolkit.stats().idle == 1  # neither the one that did not answer nor the one idle all the time
+        assert transport.poolkit.stats().idle == 1  # neither the one without an answer nor the one that was idle
         assert (await client.get(http_server.url)).json()["client_port"] == port
 
 

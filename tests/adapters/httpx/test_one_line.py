@@ -1,4 +1,4 @@
-"""A program with the one changed line: the same client port serves the next request."""
+"""A program with the one changed line uses the same client port for the next request."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ LIMIT = 0.5
 
 
 class Endless(HTTPProxy):
-    """Its answer to ``CONNECT`` comes byte by byte, each far within the limit of a read, and has no end."""
+    """A proxy whose endless answer to ``CONNECT`` comes byte by byte, each well within the limit of a read."""
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -34,7 +34,7 @@ class Endless(HTTPProxy):
 
 
 class Silent(SOCKSProxy):
-    """It says nothing. httpcore reads the answers of a SOCKS proxy without a limit."""
+    """A proxy that sends nothing. httpcore reads the answers of a SOCKS proxy without a limit."""
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -47,7 +47,7 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[httpcore.Proxy]:
 
 
 async def get(world: str, url: str, options: dict[str, Any], limit: float | None) -> tuple[int, Any]:
-    """The status of one request, and the stream of its connection."""
+    """Return the status of one request and the stream of its connection."""
     extensions = {"timeout": {} if limit is None else {"connect": limit}}
     if world == "threads":
 
@@ -87,7 +87,7 @@ async def test_a_proxy_has_no_longer_than_the_connect_timeout(
 async def test_the_limit_ends_when_the_connection_is_open(
     world: str, http2: bool, proxy: httpcore.Proxy, https_server: HTTPServer
 ) -> None:
-    """What follows may take as long as its own limits allow."""
+    """The rest of the request may take as long as its own limits allow."""
     options = {"proxy": proxy, "ssl_context": https_server.client_context, "http2": http2}
     status, stream = await get(world, https_server.url, options, PATIENCE)
     assert status == 200

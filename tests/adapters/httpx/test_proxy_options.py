@@ -1,4 +1,4 @@
-"""Options of the connection to a proxy: honoured, or refused."""
+"""Options of the connection to a proxy have an effect or are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that are sent again: where it is safe, and as often as it takes."""
+"""Requests that are sent again: if it is safe, and as often as necessary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def transport_of(runner: str, certificates: Certificates) -> httpx.BaseTransport
 
 
 def stale(count: int, requests: list[bytes]) -> Script:
-    """The first ``count`` connections answer once; at the next request they close, as if their idle time was over."""
+    """Run a server whose first ``count`` connections answer once, and close at the next request as if expired."""
 
     def script(connection: socket.socket, number: int) -> None:
         while request := read_request(connection):
@@ -46,7 +46,7 @@ def test_a_get_is_sent_again_as_often_as_it_meets_a_stale_connection(scripted: C
         for response in held:
             response.read()
         assert client.get(f"{url}/again").text == "6"
-    assert 1 < requests.count(b"/again") <= 7  # after the first the pool closes those that were idle beside it
+    assert 1 < requests.count(b"/again") <= 7  # after the first one the pool closes the other idle ones
 
 
 @pytest.mark.anyio
@@ -58,7 +58,7 @@ async def test_the_same_for_tasks(scripted: Callable[[Script], str]) -> None:
         for response in held:
             await response.aread()
         assert (await client.get(f"{url}/again")).text == "6"
-    assert 1 < requests.count(b"/again") <= 7  # after the first the pool closes those that were idle beside it
+    assert 1 < requests.count(b"/again") <= 7  # after the first one the pool closes the other idle ones
 
 
 def test_a_get_is_not_sent_again_when_a_part_of_the_answer_was_there(scripted: Callable[[Script], str]) -> None:
@@ -100,7 +100,7 @@ def test_a_post_that_was_certainly_not_looked_at_is_sent_until_it_is(
 def test_a_server_that_refuses_for_ever_is_not_asked_for_ever(
     h2_server: Make, certificates: Certificates, runner: str
 ) -> None:
-    """It is asked less and less often, and no more when the wait for a connection is over."""
+    """The pool asks it less and less often, and stops at the end of the wait for a connection."""
     server = h2_server(10)
     server.refusals = 10**9
 
@@ -116,7 +116,7 @@ def test_a_server_that_refuses_for_ever_is_not_asked_for_ever(
 def test_http_2_a_post_is_not_lost_to_a_connection_that_the_server_had_closed(
     h2_server: Make, certificates: Certificates, runner: str
 ) -> None:
-    """The end is in the socket and no event loop has seen it."""
+    """The end of the stream is in the socket, and no event loop has read it."""
     server = h2_server(10)
 
     async def main(talk: Talk) -> None:

@@ -58,7 +58,7 @@ def test_a_reply_never_reaches_another_request(certificates: Certificates, runne
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("runner", ALL)
 def test_a_sound_connection_is_used_again(certificates: Certificates, runner: str, way: str) -> None:
-    """Also one on which a TLS record has arrived that carries no data, as session tickets do."""
+    """Also one on which a TLS record without data has arrived, such as a session ticket."""
     with Misbehaving(certificates, way) as server:
         for how in ("well", "tls-record") if way.startswith("https") else ("well",):
             for turns in (0, 8):
@@ -71,14 +71,14 @@ def test_a_sound_connection_is_used_again(certificates: Certificates, runner: st
 
 @pytest.mark.parametrize("runner", ALL)
 def test_the_stress_program_finds_no_strangers(certificates: Certificates, runner: str) -> None:
-    """``python -m bench.strangers`` for a moment."""
+    """Runs ``python -m bench.strangers`` for a moment."""
     for way in ("http", "https"):
         found = measure(certificates, runner, way, 100)
         assert found["right"] == found["requests"] == 100, found
 
 
 class OwnStream(httpcore.NetworkStream):
-    """A stream of the user's own: it delegates, and nothing in it is known by name."""
+    """A stream of the application that delegates, with attributes that the adapter does not know."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -143,7 +143,7 @@ def test_the_same_over_a_backend_of_the_users_own(certificates: Certificates, ba
 
 
 def test_a_connection_that_cannot_be_looked_at_is_not_used_again(certificates: Certificates) -> None:
-    """And its place is free: the pool has one only."""
+    """Its slot is free, which is the only one of the pool."""
 
     class Blind(OwnStream):
         def __init__(self, inner: Any) -> None:
@@ -170,7 +170,7 @@ def test_a_connection_that_cannot_be_looked_at_is_not_used_again(certificates: C
 
 
 class OwnConnections(PoolkitConnectionPool):
-    """Makes its connections from streams that it opens itself, as httpx-socks does."""
+    """Creates connections from streams that it opens itself, as httpx-socks does."""
 
     def create_connection(self, origin: httpcore.Origin) -> httpcore.ConnectionInterface:
         stream = httpcore.SyncBackend().connect_tcp(origin.host.decode(), origin.port)

@@ -1,4 +1,4 @@
-"""Ways to a server: proxies, TLS, unix sockets; and what leaves HTTP."""
+"""Connections over proxies, TLS and unix sockets, and connections that leave HTTP."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_an_upgrade_takes_the_connection_away(scripted: Callable[[Script], str],
             stream = response.extensions["network_stream"]
             stream.write(b"hello")
             assert stream.read(100) == b"hello"
-            # its place in the pool is free
+            # its slot in the pool is free
             assert pool.request("GET", http_server.url, extensions={"timeout": {"pool": 1}}).status == 200
             stream.write(b"again")
             assert stream.read(100) == b"again"

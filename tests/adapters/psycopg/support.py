@@ -1,4 +1,4 @@
-"""Both twins behind one set of words: scenarios are written once, as coroutines, and run on either pool."""
+"""Both twins behind one interface: scenarios are coroutines, and run on either pool."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class _Entered:
 
 
 def within(manager: Any) -> Any:
-    """``async with within(pool.connection()) as connection`` on either twin."""
+    """Enter a block on either twin: ``async with within(pool.connection()) as connection``."""
     return _Entered(manager)
 
 
 class Twin:
-    """One of the two, with what a test needs."""
+    """One of the two pools, with helpers for tests."""
 
     def __init__(self, postgres: PostgresServer, *, asynchronous: bool) -> None:
         self.postgres = postgres
@@ -65,7 +65,7 @@ class Twin:
         return self.null_class(self.postgres.url if conninfo is None else conninfo, **arguments)
 
     def callback(self, function: Callable[..., Awaitable[Any]]) -> Any:
-        """A callback for this twin, from one written as a coroutine function."""
+        """Return a callback for this twin, made from a coroutine function."""
         if self.asynchronous:
             return function
 
@@ -79,7 +79,7 @@ class Twin:
         return run
 
     async def together(self, work: Callable[[int], Awaitable[Any]], count: int) -> list[Any]:
-        """``work(0) ... work(count - 1)`` at once, in threads or in tasks; results, or exceptions."""
+        """Run ``work(0) ... work(count - 1)`` at once, in threads or in tasks. Return results or exceptions."""
         if self.asynchronous:
             return list(await asyncio.gather(*(work(n) for n in range(count)), return_exceptions=True))
         results: list[Any] = [None] * count
@@ -111,7 +111,7 @@ class Twin:
 
 
 def pid(connection: Any) -> int:
-    """The backend that serves this connection."""
+    """Return the process id of the backend that serves this connection."""
     return int(connection.info.backend_pid)
 
 

@@ -75,7 +75,7 @@ async def test_a_connection_returned_in_mid_statement_is_closed_and_the_statemen
         await do(pool.putconn(connection))
         async with within(pool.connection()) as connection:
             assert pid(connection) != first
-            await twin.until(lambda: first not in admin.sessions(application))  # long before its statement would end
+            await twin.until(lambda: first not in admin.sessions(application))  # long before the statement would end
     assert "ACTIVE" in warned()[0]
     assert "BAD" in warned()[1]
     assert len(warned()) == 2

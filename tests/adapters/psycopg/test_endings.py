@@ -1,4 +1,4 @@
-"""A connection is given up in the middle of a statement: it keeps its place until the server has ended the session."""
+"""A connection that is given up in the middle of a statement keeps its slot until the server has ended the session."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make(twin: Twin, proxy: FaultProxy, admin: Admin, application: str) -> Itera
 
 
 async def cancelled(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
-    """The caller is cancelled (async) or interrupted with Ctrl-C (sync) in the middle of its statement."""
+    """Cancel the caller (async), or interrupt it with Ctrl-C (sync), in the middle of its statement."""
     if twin.asynchronous:
 
         async def work() -> None:
@@ -78,7 +78,7 @@ async def dropped(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
 
 
 async def cut(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
-    """The pool's right to have connections is taken from it."""
+    """Take the pool's permits away."""
     connection = await do(pool.getconn())
     connection.pgconn.send_query(SLEEP)
     await twin.until(started)
@@ -105,7 +105,7 @@ async def test_a_place_is_free_when_the_server_has_ended_the_session(
     await way(pool, twin, active)
     await twin.until(lambda: proxy.swallowed and pool.poolkit.stats().closing == 1)
     (old,) = admin.sessions(application, active=True)
-    with pytest.raises(psycopg.errors.OperationalError):  # no place
+    with pytest.raises(psycopg.errors.OperationalError):  # no slot
         await do(pool.getconn(timeout=0))
     assert pool.poolkit.stats().size == 1
     proxy.swallow = False
@@ -198,12 +198,12 @@ async def test_a_cancelled_statement_leaves_no_second_descriptor(
 async def test_a_statement_that_a_cancel_request_has_missed_is_stopped_when_psycopg_has_closed_its_connection(
     make: Callable[..., Any], twin: Twin, admin: Admin, application: str
 ) -> None:
-    """As when the request arrives between BEGIN and the statement, which then begins and goes on."""
+    """The request may arrive between BEGIN and the statement, which then begins and goes on."""
     if not twin.asynchronous:
         pytest.skip("psycopg waits in the same way in threads, without a limit")
 
     async def missed(**_: Any) -> None:
-        """Nothing is heard of the request."""
+        """Let the request have no effect."""
 
     async with make(check_timeout=PATIENCE, timeout=2 * PATIENCE) as pool:
         async with pool.connection() as connection:

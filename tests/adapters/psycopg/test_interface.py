@@ -1,4 +1,4 @@
-"""The interface of psycopg_pool: names, defaults, attributes, errors, and what bad input says."""
+"""The interface of psycopg_pool: names, defaults, attributes, errors, and the messages for bad input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAIRS = [
     (adapter.PoolkitNullConnectionPool, psycopg_pool.NullConnectionPool),
     (adapter.AsyncPoolkitNullConnectionPool, psycopg_pool.AsyncNullConnectionPool),
 ]
-UNDOCUMENTED = {"run_task", "schedule_task", "worker"}  # how the stock pool feeds its threads
+UNDOCUMENTED = {"run_task", "schedule_task", "worker"}  # how psycopg_pool passes work to its threads
 
 
 @pytest.mark.parametrize(("ours", "stock"), PAIRS)
@@ -174,7 +174,7 @@ async def test_close_returns(twin: Twin) -> None:
         assert not connection.closed
         async with within(pool.connection()) as again:
             assert pid(again) == first
-            await do(again.close())  # inside the block: it is back, and the block's end leaves it alone
+            await do(again.close())  # inside the block: it is returned, and the end of the block does not touch it
             third = await do(pool.getconn())
             assert third is again
         assert third._pool is pool
@@ -293,9 +293,9 @@ def test_config_replaces_the_stock_defaults_and_arguments_win(twin: Twin) -> Non
     config = poolkit.PoolConfig(min_size=1, max_size=7, acquire_timeout=3, connect_timeout=2, max_idle=5, order="lifo")
     pool = twin.pool(config=config, max_lifetime=60)
     assert (pool.min_size, pool.max_size, pool.timeout, pool.max_lifetime) == (1, 7, 3, 60)
-    assert pool.poolkit.config.max_idle == 5  # a number of connections, which psycopg_pool has no name for
+    assert pool.poolkit.config.max_idle == 5  # a number of connections, for which psycopg_pool has no argument
     assert pool.poolkit.config.order == "lifo"
-    assert twin.pool(config=config, min_size=4).min_size == 4  # the same as the default, but given
+    assert twin.pool(config=config, min_size=4).min_size == 4  # equal to the default, but given
     assert twin.pool(order="lifo", check_after_idle=5).poolkit.config.check_after_idle == 5
     assert twin.pool().poolkit.config.order == "fifo"
 
@@ -353,7 +353,7 @@ async def test_check_connection_is_a_callback_and_a_tool(twin: Twin, postgres: P
 
 
 async def test_a_lease_of_the_engine_itself_has_what_the_connection_has(twin: Twin) -> None:
-    """As shards of a ShardedCluster take it: from ``pool.poolkit``, and not from psycopg_pool's interface."""
+    """A ShardedCluster leases from ``pool.poolkit``, and not through psycopg_pool's interface."""
     async with within(twin.pool(min_size=0, max_size=1)) as pool:
         session: Any = await do(pool.poolkit.acquire())
         assert (await do((await do(session.execute("select 1"))).fetchone()))[0] == 1

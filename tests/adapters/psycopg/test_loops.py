@@ -46,7 +46,7 @@ def test_loops_that_end_one_after_the_other_share_the_pool(
 
 
 def test_a_loop_that_has_stopped_and_another_one_share_the_pool(postgres: PostgresServer) -> None:
-    """What asgiref's async_to_sync, procrastinate's and Django's synchronous methods do."""
+    """asgiref's async_to_sync does so, and the synchronous methods of procrastinate and Django."""
     pool = AsyncPoolkitConnectionPool(postgres.url, min_size=1, max_size=2, open=False)
     first = asyncio.new_event_loop()
     first.run_until_complete(pool.open(wait=True))

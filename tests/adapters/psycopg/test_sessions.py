@@ -1,4 +1,4 @@
-"""What lives in a session beside transactions: notifications, connections that are dropped, connects cut short."""
+"""Notifications, dropped connections, and connects that are interrupted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .support import Admin, Twin, do, pid, within
 
 
 async def received(connection: Any) -> list[str]:
-    """The notifications that are there now."""
+    """Return the notifications that have arrived."""
     found = connection.notifies(timeout=0)
     if hasattr(found, "__aiter__"):
         return [one.payload async for one in found]
@@ -45,7 +45,7 @@ async def received(connection: Any) -> list[str]:
 
 @pytest.fixture
 def listening(twin: Twin, application: str) -> Any:
-    """Arguments of a pool of one connection, which listens on a channel of its own."""
+    """Return the arguments of a pool of one connection, which listens on a channel of its own."""
 
     async def listen(connection: Any) -> None:
         await do(connection.execute(f'listen "{application}"'))
@@ -119,7 +119,7 @@ async def test_what_a_server_may_say_unasked_does_not_cost_the_connection(
 
 
 def test_a_fatal_error_is_noticed_before_the_end_of_the_stream() -> None:
-    """The look alone: a server's FATAL may arrive before its FIN does."""
+    """Tests the check alone: a server's FATAL error may arrive before its FIN."""
     listener = socket.create_server(("127.0.0.1", 0))
     hold: list[socket.socket] = []
 
@@ -140,7 +140,7 @@ def test_a_fatal_error_is_noticed_before_the_end_of_the_stream() -> None:
     try:
         assert is_alive(connection)
         fields = b"SFATAL\x00VFATAL\x00C57P01\x00Mterminating connection\x00\x00"
-        hold[0].sendall(b"E" + (4 + len(fields)).to_bytes(4, "big") + fields)  # and no FIN
+        hold[0].sendall(b"E" + (4 + len(fields)).to_bytes(4, "big") + fields)  # without FIN
         assert not is_alive(connection)
     finally:
         connection.close()
@@ -229,7 +229,7 @@ async def test_a_cursor_keeps_the_connection_on_lease(twin: Twin, named: Any) ->
 
 
 async def test_ordinary_use_reports_no_drop(twin: Twin, named: Any) -> None:
-    """Given back, closed by its user, lost with the server, closed with the pool: nothing of it is a drop."""
+    """A connection that is returned, closed by its user, lost with the server or closed with the pool is not a drop."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         async with within(twin.pool(min_size=0, max_size=2, kwargs=named)) as pool:
@@ -276,7 +276,7 @@ async def test_a_dropped_lease_of_a_cluster_frees_its_place(
 
 @pytest.mark.parametrize("stock", [True, False], ids=["psycopg_pool", "poolkit"])
 async def test_what_a_user_sets_on_a_connection_stays_unless_reset_undoes_it(twin: Twin, stock: bool) -> None:
-    """psycopg_pool's contract, documented there and here: the state of a session is the user's business."""
+    """This is psycopg_pool's documented contract: users are responsible for the state of a session."""
     own = psycopg_pool.AsyncConnectionPool if twin.asynchronous else psycopg_pool.ConnectionPool
     kind: Any = own if stock else twin.pool_class
     async with within(kind(twin.postgres.url, min_size=1, max_size=1, open=False)) as pool:
@@ -295,7 +295,7 @@ async def test_what_a_user_sets_on_a_connection_stays_unless_reset_undoes_it(twi
 
 @pytest.mark.parametrize("null", [False, True], ids=["pool", "null pool"])
 async def test_a_block_uses_getconn_and_putconn_of_a_subclass(twin: Twin, null: bool) -> None:
-    """As psycopg_pool: tracing and gauges are made so."""
+    """As with psycopg_pool: tracing and gauges override them."""
     base: Any = twin.null_class if null else twin.pool_class
     log: list[str] = []
 
@@ -318,7 +318,7 @@ async def test_a_block_uses_getconn_and_putconn_of_a_subclass(twin: Twin, null: 
 
 
 async def test_a_block_enters_and_leaves_a_connection_class_of_the_users_own(twin: Twin) -> None:
-    """As psycopg_pool, which says ``with conn:``: what ``__exit__`` swallows is swallowed."""
+    """As with psycopg_pool, which uses ``with conn:``: an exception that ``__exit__`` swallows stays inside."""
     log: list[str] = []
 
     class Own(twin.connection_class):  # type: ignore[misc, name-defined]

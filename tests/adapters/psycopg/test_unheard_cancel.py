@@ -1,4 +1,4 @@
-"""A statement is cancelled while its server answers nothing any more."""
+"""A statement is cancelled while its server no longer answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_server_that_has_not_answered_a_cancel_request_is_not_asked_agai
         assert proxy.accepted == accepted + 1
         assert pool.poolkit.stats().idle == 0
         proxy.mode = "pass"
-        async with pool.connection(timeout=PATIENCE) as connection:  # its place is free
+        async with pool.connection(timeout=PATIENCE) as connection:  # its slot is free
             assert await (await connection.execute("select 2")).fetchone() == (2,)
 
 
@@ -50,7 +50,7 @@ async def test_a_server_that_answers_a_cancel_request_keeps_its_connection(postg
         async with pool.connection() as connection:
             pid = connection.info.backend_pid
             task = asyncio.ensure_future(connection.execute("select pg_sleep(3600)"))
-            with postgres.connect() as admin:  # a request that comes before the statement stops nothing
+            with postgres.connect() as admin:  # a request before the statement stops nothing
                 running = "select 1 from pg_stat_activity where pid = %s and wait_event = 'PgSleep'"
                 while admin.execute(running, (pid,)).fetchone() is None:
                     await asyncio.sleep(0.001)

@@ -264,7 +264,7 @@ async def test_10_a_connect_that_hangs_holds_up_no_return(twin: Twin, through: s
         await do(connection.execute("select 1"))
         await do(connection.rollback())
 
-    # through the proxy all goes well only for the first connection
+    # through the proxy only the first connection works
     def conninfo() -> str:
         return twin.postgres.url if not made else through
 
@@ -356,7 +356,7 @@ async def test_15_growth_is_parallel_and_the_surplus_goes(twin: Twin) -> None:
     waiting: list[int] = []
 
     class Slow(twin.connection_class):  # type: ignore[name-defined, misc]
-        """Nobody gets a connection before four are being opened."""
+        """A pool that hands out no connection before four are being opened."""
 
         if twin.asynchronous:
 
@@ -477,7 +477,7 @@ def test_18_an_open_pool_does_not_hold_up_the_exit(postgres: PostgresServer) -> 
         "held = pool.getconn()\n"
     )
     done = subprocess.run([sys.executable, "-c", code, postgres.url], capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.returncode, done.stderr) == (0, "")  # threads that are waited for in vain would be told of
+    assert (done.returncode, done.stderr) == (0, "")  # a thread that does not end would be reported
 
 
 async def test_r15_cancelled_statements_do_not_pile_up_at_the_server(
@@ -500,7 +500,7 @@ async def test_r14_a_storm_of_cancellations_loses_neither_cancellations_nor_conn
 
     async def work() -> None:
         async with pool.connection() as connection:
-            if psycopg.__version__ >= "3.3":  # before that psycopg itself loses one now and then
+            if psycopg.__version__ >= "3.3":  # earlier versions of psycopg sometimes lose one
                 await connection.execute("select pg_sleep(0.005)")
             else:
                 await asyncio.sleep(0.005)

@@ -32,7 +32,7 @@ from .rogue import RogueRedis
 
 pytestmark = pytest.mark.anyio
 SOON = 0.3
-"""Seconds that a caller waits where the connect may take ten minutes."""
+"""The seconds that a caller waits while the connect may take ten minutes."""
 LONG = 600.0
 PLACE = contextvars.ContextVar("PLACE", default="nowhere")
 

@@ -118,7 +118,7 @@ def test_cluster_nodes_have_pools_of_poolkit(redis_cluster: RedisCluster) -> Non
         assert pipe.execute() == [b"%d" % number for number in range(20)]
     assert len(made) >= 3
     for server in redis_cluster.nodes:
-        pools = sum(pool.connection_kwargs["port"] == server.port for pool in made)  # valkey-py creates one at the start
+        pools = sum(pool.connection_kwargs["port"] == server.port for pool in made)  # valkey-py has one at the start
         assert 0 < len(server.client_list(name)) <= 2 * pools
     cluster.close()
     for pool in made:

@@ -29,7 +29,7 @@ MakeAsyncEngine = Callable[..., AsyncEngine]
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """SQLAlchemy's greenlets know asyncio alone."""
+    """SQLAlchemy's greenlets support asyncio only."""
     return "asyncio"
 
 
@@ -81,7 +81,7 @@ def databases(_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactor
 
 
 class FakeConnection:
-    """The least of a DBAPI connection."""
+    """A minimal DBAPI connection."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -93,7 +93,7 @@ class FakeConnection:
 
 
 class FakeDriver:
-    """A creator that counts."""
+    """A creator that counts its connections."""
 
     def __init__(self) -> None:
         self.made: list[FakeConnection] = []

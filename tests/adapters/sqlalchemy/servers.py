@@ -1,4 +1,4 @@
-"""Databases for tests that are made once for each driver that SQLAlchemy knows, as far as it is installed here."""
+"""Databases for tests that run with each driver of SQLAlchemy that is installed here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SYNC = tuple(driver for driver in MODULES if driver not in ASYNC)
 
 
 class Databases:
-    """``url(driver)``: an address of a database for that driver, all of one kind of server share one."""
+    """``url(driver)`` returns the URL of a database for that driver. All drivers of a server share one."""
 
     def __init__(self, postgres: PostgresServer, directory: Path) -> None:
         self._postgres = postgres
@@ -38,7 +38,7 @@ class Databases:
         self._mysql: Any = None
 
     def url(self, driver: str) -> str:
-        """Skips the test where the driver or its server is missing."""
+        """Return the URL. Skips the test if the driver or its server is missing."""
         try:
             importlib.import_module(MODULES[driver])
         except ImportError:
@@ -79,7 +79,7 @@ class Caller:
         return self.loop.run_until_complete(greenlet_spawn(function, *arguments))
 
     def sql(self, *statements: str, commit: bool = True) -> Any:
-        """Execute in one transaction; the last answer as a scalar."""
+        """Execute statements in one transaction. Return the last result as a scalar."""
 
         def work() -> Any:
             with self.engine.connect() as connection:
@@ -105,7 +105,7 @@ class Caller:
 
 @contextlib.contextmanager
 def calling(url: str, driver: str, poolclass: Any = None, **settings: Any) -> Iterator[Caller]:
-    """A :class:`Caller` for the length of a block."""
+    """Yield a :class:`Caller` for this block."""
     caller = Caller(url, driver, poolclass, **settings)
     try:
         yield caller

@@ -158,7 +158,7 @@ def test_connect_timeout_reaches_the_driver(postgres: PostgresServer, seconds: f
         driver: Any = connection.connection.driver_connection
         assert driver.info.get_parameters()["connect_timeout"] == "3"
     engine.dispose()
-    with engine.connect() as connection:  # the recreated pool does not listen twice
+    with engine.connect() as connection:  # the new pool does not listen twice
         assert connection.scalar(text("select 1")) == 1
     engine.dispose()
 

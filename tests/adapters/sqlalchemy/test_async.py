@@ -1,4 +1,4 @@
-"""The asyncio twin: cancellation at every point, event loops that come and go, background work in greenlets."""
+"""The asyncio twin: cancellation at every point, several event loops, background work in greenlets."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_03_a_cancelled_connect_frees_its_place(make_async_engine: Any) ->
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
-        assert task.cancelled() or task.result()  # the connects of the cancelled ones may have served it
+        assert task.cancelled() or task.result()  # the connects of cancelled callers may have served it
     assert await pid(engine)
     engine.pool.poolkit.check_books()
 
@@ -135,7 +135,7 @@ async def test_04_scopes_of_anyio_lose_no_slot_and_the_statement_is_cancelled(
     assert await asyncio.gather(pid(engine), pid(engine))
     await until(lambda: engine.pool.checkedout() == 0)
     engine.pool.poolkit.check_books()
-    if driver == "asyncpg":  # R15: a cancelled statement ends at the server before its place is given away
+    if driver == "asyncpg":  # R15: a cancelled statement ends at the server before its slot is free
 
         def asleep() -> int:
             with postgres.connect() as admin:
@@ -275,7 +275,7 @@ async def test_13_a_dropped_connection_gives_its_place_back(make_async_engine: A
         gc.collect()
     assert await pid(engine)
     if hasattr(first, "pgconn"):
-        await first.close()  # SQLAlchemy lets it go unclosed: the dialect cannot do so outside of the loop
+        await first.close()  # SQLAlchemy drops it unclosed: the dialect cannot close it outside the loop
 
 
 async def test_leaks_name_the_place_in_the_program(make_async_engine: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -311,7 +311,7 @@ def test_a_second_event_loop_gets_connections_of_its_own(postgres: PostgresServe
 
 @unclosed
 def test_loops_that_take_turns_keep_their_connections(postgres: PostgresServer, driver: str) -> None:
-    """Between two calls of ``run_until_complete()`` a loop does not run, but needs its idle connections later."""
+    """Between two calls of ``run_until_complete()`` a loop does not run, but uses its idle connections later."""
     engine = create_async_engine(postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=3)
     one, other = asyncio.new_event_loop(), asyncio.new_event_loop()
     try:
@@ -330,7 +330,7 @@ def test_loops_that_take_turns_keep_their_connections(postgres: PostgresServer, 
 def test_the_engine_replaces_the_connections_of_a_loop_that_has_ended(
     postgres: PostgresServer, fault_proxy: Any, driver: str
 ) -> None:
-    """With its backoff and circuit breaker, which do not hear of a connect in place."""
+    """Its backoff and circuit breaker apply, which a connect in place would bypass."""
     proxy = fault_proxy(postgres.host, postgres.port)
     url = make_url(postgres.sqlalchemy_url(driver)).set(host=proxy.host, port=proxy.port)
     engine = create_async_engine(
@@ -349,7 +349,7 @@ def test_the_engine_replaces_the_connections_of_a_loop_that_has_ended(
             with pytest.raises(error):
                 await engine.connect()
         assert len(tries) == 1
-        await until(lambda: not pool.poolkit.stats().size)  # nobody can use the others either
+        await until(lambda: not pool.poolkit.stats().size)  # the others cannot be used either
         await until(lambda: not proxy.open)
 
     async def served() -> None:
@@ -405,7 +405,7 @@ def test_two_event_loops_at_once_never_share_a_connection(postgres: PostgresServ
 
 @unclosed
 def test_a_connect_runs_in_the_loop_of_the_caller_that_needs_it(postgres: PostgresServer, driver: str) -> None:
-    """The other loop frees the place, and with that begins the connect. What is opened there is of no use here."""
+    """The other loop frees the slot and so starts the connect. A connection that it opens there is useless here."""
     engine = create_async_engine(
         postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0, pool_timeout=20
     )
@@ -437,12 +437,12 @@ def test_a_connect_runs_in_the_loop_of_the_caller_that_needs_it(postgres: Postgr
 
 @unclosed
 def test_a_connect_does_not_serve_an_older_caller_of_another_loop(postgres: PostgresServer, driver: str) -> None:
-    """That caller could not use it: it would close the connection and connect once more."""
+    """That caller could not use the connection: it would close it and connect again."""
     engine = create_async_engine(
         postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=2, max_overflow=0, pool_timeout=PATIENCE
     )
     pool: Any = engine.pool
-    asyncio.run(pid(engine))  # SQLAlchemy lets all others wait for the very first connect
+    asyncio.run(pid(engine))  # SQLAlchemy makes all others wait for the very first connect
     asyncio.run(engine.dispose())
     pool = engine.pool
     connects: list[Any] = []
@@ -487,7 +487,7 @@ def test_a_connect_does_not_serve_an_older_caller_of_another_loop(postgres: Post
 def test_a_return_waits_for_no_close_of_another_loop(
     postgres: PostgresServer, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread's loop closes a connection in the midst of this one's return."""
+    """The loop of another thread closes a connection during this return."""
     engine = create_async_engine(
         postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=3, max_overflow=0, pool_timeout=20
     )

@@ -1,4 +1,4 @@
-"""A connect whose caller is gone leaves nothing behind, and counts against the limit until it has ended.
+"""A connect whose caller is gone leaves nothing open, and counts against the limit until it has ended.
 
 The garbage collector is off: nothing may be left to it. Sessions are the sockets that the kernel has for this process.
 """
@@ -73,7 +73,7 @@ async def use(database: AsyncEngine) -> Any:
 
 
 async def connect(database: AsyncEngine) -> None:
-    """Without a statement: to cancel one, the driver would open a further connection for a moment."""
+    """Connect without a statement: to cancel one, the driver would open another connection for a moment."""
     async with database.connect():
         pass
 
@@ -89,7 +89,7 @@ async def make_empty_slots(database: AsyncEngine) -> None:
 @pytest.mark.parametrize("slots", ["new", "empty"])
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_never_more_sessions_than_the_limit(postgres: PostgresServer, driver: str, slots: str) -> None:
-    """Cancelled after 0, 2, 4, ... milliseconds: in every phase of the connect."""
+    """The caller is cancelled after 0, 2, 4, ... milliseconds, in every phase of the connect."""
 
     async def main() -> None:
         async with pooled(address(postgres, driver)) as (database, engine):
@@ -154,7 +154,7 @@ def test_it_is_closed_through_the_method_that_a_subclass_extends(postgres: Postg
 
 
 PHASES = {"before the greeting": 0, "in the authentication": 9, "after it": 400}
-"""Bytes of the server's answers after which nothing more comes."""
+"""The number of bytes that the server answers before it falls silent."""
 
 
 @pytest.mark.parametrize("slots", ["new", "empty"])
@@ -231,7 +231,7 @@ def test_a_connect_that_is_cancelled_in_a_listener_goes_on_and_is_kept(
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_loop_that_ends_at_once_leaves_no_session(postgres: PostgresServer, through: FaultProxy, driver: str) -> None:
-    """Without dispose()."""
+    """This holds without dispose()."""
     database = create_async_engine(
         address(postgres, driver, through), poolclass=AsyncPoolkitPool, pool_size=LIMIT, max_overflow=0
     )
@@ -277,14 +277,14 @@ def test_aiosqlite_leaves_no_thread(databases: Databases) -> None:
 
 
 class Struck(Exception):
-    """As a signal handler, a gevent timeout or a debugger throws into a thread."""
+    """An exception like those that a signal handler, a gevent timeout or a debugger raises in a thread."""
 
 
 @pytest.mark.parametrize("in_caller", [True, False])
 def test_an_exception_that_is_thrown_into_a_connect_leaves_no_session(
     postgres: PostgresServer, through: FaultProxy, in_caller: bool
 ) -> None:
-    """Although the traceback is kept. A connect of the pool's own goes on; its connection serves the next caller."""
+    """This holds even if the traceback is kept. The pool's own connect goes on and serves the next caller."""
     engine = create_engine(
         address(postgres, "psycopg", through),
         poolclass=PoolkitPool,

@@ -1,4 +1,4 @@
-"""Cancel a transaction at each of its suspensions, in each way: what the next users commit is there."""
+"""Cancel a transaction at each of its suspensions, in each way: the commits of the next users are kept."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_commits_of_the_next_users_are_there(databases: Databases, driver: s
 
         @event.listens_for(database.sync_engine, "before_cursor_execute")
         def speak(connection: Any, *rest: Any) -> None:
-            """As row-level security is set up: a statement of its own, which begins the transaction."""
+            """Execute a statement that begins the transaction, as programs do for row-level security."""
             if armed[0]:
                 cursor = connection.connection.cursor()
                 cursor.execute("select 1")

@@ -1,4 +1,4 @@
-"""What is no mistake under QueuePool is not named as one in the log."""
+"""The log does not report uses that are correct with QueuePool."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def use(engine: Any) -> None:
 
 @pytest.mark.parametrize("close", [True, False])
 def test_an_engine_may_be_disposed_of_again_and_again(close: bool, tmp_path: Any, log: Any) -> None:
-    """Each time SQLAlchemy makes a new pool; the application has made one."""
+    """SQLAlchemy creates a new pool each time, but the application has created one."""
     engine = engine_on(tmp_path)
     for _ in range(30):
         use(engine)
         engine.dispose(close=close)
     gc.collect()
-    engine_on(tmp_path).pool.poolkit.close()  # the next pool writes what finalizers have to say
+    engine_on(tmp_path).pool.poolkit.close()  # the next pool logs what finalizers have reported
     assert log.messages == []
 
 
 def test_an_engine_may_be_dropped(tmp_path: Any, log: Any) -> None:
-    """As under QueuePool: its connections are closed by their driver."""
+    """As with QueuePool, the driver closes its connections."""
     for _ in range(3):
         engine = engine_on(tmp_path)
         use(engine)
@@ -59,7 +59,7 @@ def test_an_engine_may_be_dropped(tmp_path: Any, log: Any) -> None:
 
 
 def test_engines_that_are_made_again_and_again_are_still_named(tmp_path: Any, log: Any) -> None:
-    """It is the application that should share one."""
+    """The application should share one engine."""
     for _ in range(30):
         engine = engine_on(tmp_path)
         pools = [engine.pool]

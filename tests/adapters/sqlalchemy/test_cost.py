@@ -1,4 +1,4 @@
-"""What a checkout costs beside QueuePool's, and what it must not leave out for that."""
+"""The cost of a checkout compared with QueuePool's, and the duties that it must not skip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.adapters.sqlalchemy.conftest import FakeDriver, since
 
 
 def cost(pool: Any) -> float:
-    """The least CPU seconds of this thread for 300 times connect() and close()."""
+    """Return the least CPU seconds of this thread for 300 pairs of connect() and close()."""
     best = float("inf")
     for _ in range(3):
         began = time.thread_time()
@@ -32,7 +32,7 @@ def cost(pool: Any) -> float:
     ("theirs", "ours"), [(QueuePool, PoolkitPool), (AsyncAdaptedQueuePool, AsyncPoolkitPool)], ids=["sync", "async"]
 )
 def test_29_a_checkout_costs_less_than_with_the_pool_it_stands_in_for(theirs: Any, ours: Any, fake: FakeDriver) -> None:
-    """About half with SQLAlchemy 2.1, two thirds with 2.0, side by side; the bound leaves room for a busy machine."""
+    """About half with SQLAlchemy 2.1 and two thirds with 2.0, side by side. The bound allows for a busy machine."""
     pools = theirs(fake), ours(fake, check_after_idle=1.0)
     cost(pools[0]), cost(pools[1])
     gc.disable()
@@ -44,7 +44,7 @@ def test_29_a_checkout_costs_less_than_with_the_pool_it_stands_in_for(theirs: An
 
 
 def test_nothing_is_remembered_of_connections_that_came_back(fake: FakeDriver) -> None:
-    """Closed, detached, invalidated or dropped: no ref stays behind."""
+    """Closed, detached, invalidated or dropped: no reference stays."""
     pool = PoolkitPool(fake, pool_size=2)
     before = len(fairy._checkout_refs)
     pool.connect().close()
@@ -87,7 +87,7 @@ def test_a_reset_that_fails_is_logged_once_and_its_connection_replaced(
 
 @since[2, 0, 58]  # the first 2.0 leave the record to the collection of the fairy, as under QueuePool
 def test_an_interrupt_in_the_reset_is_raised_and_the_place_comes_back(fake: FakeDriver) -> None:
-    """As under QueuePool: the state of the connection is unknown, so it is cut."""
+    """As with QueuePool, the state of the connection is unknown, so it is aborted."""
     pool = PoolkitPool(fake, pool_size=1, max_overflow=0)
     connection = pool.connect()
     first = connection.dbapi_connection
@@ -107,7 +107,7 @@ def test_an_interrupt_in_the_reset_is_raised_and_the_place_comes_back(fake: Fake
 
 
 def test_listeners_that_come_late_are_heard(fake: FakeDriver) -> None:
-    """Each of checkout, reset and checkin, from the moment it is added, also while a connection is out."""
+    """Listeners for checkout, reset and checkin are called from then on, also for connections in use."""
     pool = PoolkitPool(fake, pool_size=1)
     pool.connect().close()
     connection = pool.connect()

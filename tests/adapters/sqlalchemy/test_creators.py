@@ -1,4 +1,4 @@
-"""Dialects without a driver's name, connects without a record of the pool's, and the cause of a failed connect."""
+"""Dialects without a driver's name, connects without a record, and the cause of a failed connect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from poolkit_adapters.sqlalchemy import PoolkitPool
 
 
 def test_the_error_of_a_failed_connect_has_a_cause_and_no_other_context() -> None:
-    """As "raise ... from ..." makes it, also while the caller handles an error of its own."""
+    """Like an error of "raise ... from ...", also while the caller handles an error of its own."""
 
     def creator() -> None:
         raise Exception("connection failed")
@@ -32,7 +32,7 @@ def test_the_error_of_a_failed_connect_has_a_cause_and_no_other_context() -> Non
 
 @pytest.mark.parametrize("record", [None, object(), Mock()], ids=["none", "object", "mock"])
 def test_a_connection_is_opened_for_a_record_of_somebody_else(postgres: PostgresServer, record: object) -> None:
-    """SQLAlchemy lets programs call ``pool._creator`` with whatever they have."""
+    """SQLAlchemy lets programs call ``pool._creator`` with any object."""
     engine = create_engine(
         postgres.sqlalchemy_url("psycopg").replace("127.0.0.1", "localhost"), poolclass=PoolkitPool, pool_size=1
     )
@@ -42,7 +42,7 @@ def test_a_connection_is_opened_for_a_record_of_somebody_else(postgres: Postgres
 
 
 def test_a_dialect_need_not_name_its_driver() -> None:
-    """Third parties' dialects, and doubles, do not."""
+    """Dialects of third parties and test doubles do not."""
 
     class Nameless(DefaultDialect):
         name = "nameless"

@@ -1,4 +1,4 @@
-"""The pool opens connections in threads or tasks of its own. What SQLAlchemy users see of a connect stays the same."""
+"""The pool opens connections in its own threads or tasks. SQLAlchemy users see the same connects as before."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def paced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("paced")
 def test_a_spike_that_the_open_connections_serve_opens_few_more(fake: Any) -> None:
-    """50 callers on 5 connections; QueuePool opens one for each caller up to its limit."""
+    """50 callers use 5 connections. QueuePool would open one for each caller, up to its limit."""
     slow = threading.Event()
     begun: list[int] = []
     go_on = threading.Event()
@@ -144,7 +144,7 @@ DRIVERS = ("psycopg", "asyncpg", "psycopg_async")
 def test_the_deadline_bounds_the_wait_for_a_server_that_never_answers(
     postgres: PostgresServer, through: FaultProxy, driver: str
 ) -> None:
-    """The caller hears at its deadline. The connect goes on, and its connection serves the next caller."""
+    """The caller gets its error at its deadline. The connect goes on, and its connection serves the next caller."""
     url = via(postgres, through, driver)
     with calling(url, driver, pool_size=1, max_overflow=0, pool_timeout=0.2) as caller:
         engine: Any = caller.engine.pool.poolkit  # type: ignore[attr-defined]
@@ -165,7 +165,7 @@ def test_the_deadline_bounds_the_wait_for_a_server_that_never_answers(
 def test_the_deadline_bounds_the_reconnect_of_a_slot(
     postgres: PostgresServer, through: FaultProxy, driver: str, lost: str
 ) -> None:
-    """SQLAlchemy reconnects by itself what was invalidated, is outdated, or does not answer the ping."""
+    """SQLAlchemy itself reconnects what was invalidated, is outdated, or does not answer the ping."""
     settings = {"pool_size": 1, "max_overflow": 0, "pool_pre_ping": lost == "dead", "check_timeout": 0.1}
     with calling(via(postgres, through, driver), driver, pool_timeout=PATIENCE, **settings) as caller:
         pool: Any = caller.engine.pool
@@ -250,7 +250,7 @@ def test_each_waiting_task_hears_of_a_failed_connect_with_an_error_of_its_own(po
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
 def test_a_connect_ends_with_its_event_loop(postgres: PostgresServer, through: FaultProxy, driver: str) -> None:
-    """Nothing is left of it, and the next loop has its place."""
+    """Nothing is left of it, and the next loop has its slot."""
     engine = create_async_engine(
         via(postgres, through, driver), poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0, pool_timeout=0.2
     )

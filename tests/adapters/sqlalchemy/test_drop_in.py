@@ -1,4 +1,4 @@
-"""One changed line: ``poolclass=``. What a program sees must be what it saw before, on each driver."""
+"""One changed line: ``poolclass=``. A program must see what it saw before, with each driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors are both poolkit's and SQLAlchemy's, and tell exhaustion from a server that is down."""
+"""Errors are both poolkit's and SQLAlchemy's, and distinguish an exhausted pool from a server that is down."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ MANY = 8
 
 @pytest.mark.parametrize("lost", ["invalidated", "outdated"])
 def test_many_callers_of_lost_connections_connect_one_at_a_time(fake: Any, lost: str) -> None:
-    """QueuePool reconnects all at once."""
+    """QueuePool would reconnect all of them at once."""
     opening: list[int] = []
     most: list[int] = []
     one = threading.Lock()

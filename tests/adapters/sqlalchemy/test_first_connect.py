@@ -1,4 +1,4 @@
-"""A fresh engine whose first users run in several event loops at once."""
+"""A new engine whose first users run in several event loops at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.waiting import PATIENCE, until
 # a connection that another loop's caller gets is left behind in a loop that is about to end; asyncio says so
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_first_users_may_come_from_several_loops(databases: Databases) -> None:
-    """The first one is in a "connect" listener while the others arrive; a cancelled one is in nobody's way."""
+    """The first one is in a "connect" listener while the others arrive. A cancelled one blocks no other."""
     engine = create_async_engine(databases.url("asyncpg"), poolclass=AsyncPoolkitPool, pool_size=4)
     entered, arrived, go_on = threading.Event(), [], threading.Event()
 
@@ -50,7 +50,7 @@ def test_the_first_users_may_come_from_several_loops(databases: Databases) -> No
             task.cancel()
         await asyncio.wait([task])
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others)  # the abandoned connect is seen to its end
+            await asyncio.wait(others)  # wait for the end of the abandoned connect
 
     def loop(gives_up: bool = False) -> threading.Thread:
         thread = threading.Thread(target=lambda: asyncio.run(main(gives_up)), daemon=True)

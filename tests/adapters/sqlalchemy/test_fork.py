@@ -24,7 +24,7 @@ PID = text("select pg_backend_pid()")
 
 
 def in_child(work: Callable[[], Any]) -> str:
-    """``str(work())`` of a forked child, or its traceback."""
+    """Return ``str(work())`` of a forked child, or its traceback."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

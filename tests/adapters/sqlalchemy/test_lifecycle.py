@@ -1,4 +1,4 @@
-"""What QueuePool does not do by itself: lifetimes, checks, floors, live changes. And what it does: hand out in turn."""
+"""What QueuePool lacks: lifetimes, checks, a minimum size, live changes. And its order of idle connections."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_floor_is_kept_from_the_first_use_on_and_not_after_dispose(
 
 
 def test_a_connect_that_is_under_way_at_dispose_is_closed_when_it_ends(fake: Any) -> None:
-    """Else it would stay open in the pool that nobody uses any more, until that one is collected."""
+    """Otherwise it would stay open in the old pool until that pool is collected."""
     gate, begun = threading.Event(), itertools.count()
 
     def connect() -> Any:  # the first connect goes through, the second one waits
@@ -143,7 +143,7 @@ def test_a_server_that_hangs_up_is_noticed_without_a_round_trip(
     pids(engine, 1)
     postgres.kill_backends("gone")
     pids(engine, 1)
-    assert pings == []  # one look at the socket was enough
+    assert pings == []  # one check of the socket was enough
 
 
 def test_09_a_ping_that_gets_no_answer_is_bounded(
@@ -159,7 +159,7 @@ def test_09_a_ping_that_gets_no_answer_is_bounded(
     with engine.connect() as connection:
         assert connection.scalar(PID) not in old
     timer.join()
-    assert len(pings) == 1  # those idle beside the silent one are given up without another wait
+    assert len(pings) == 1  # the other idle ones are dropped without another wait
 
 
 def test_keepalive_asks_idle_connections(make_engine: Any, pings: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What waits in an idle connection: a notification is the user's, the end of the session is a reason to replace it."""
+"""Unread data of an idle connection: a notification is kept for the user, the end of the session replaces it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ FATAL = message(b"E", b"SFATAL\0\0")
         (NOTIFY + FATAL, False),
         (FATAL, False),
         (FATAL[:1], False),
-        (message(b"Z", b"I"), False),  # an answer to nobody's question
+        (message(b"Z", b"I"), False),  # an answer that no caller asked for
         (b"\x17\x03\x03\x00\x20" + b"x" * 32, True),  # TLS: only the driver can read it
         (b"\x15\x03\x03\x00\x02\x01\x00", False),  # TLS: close_notify
         (b"\x00\x00\x00\x20" + b"x" * 32, True),  # encryption by GSSAPI
-        (b"A\0\0\0\0" * 2, True),  # a length that is none does not hold us up
+        (b"A\0\0\0\0" * 2, True),  # an invalid length causes no wait
     ],
 )
 def test_what_waits_is_judged_by_its_messages(waiting: bytes, alive: bool) -> None:
@@ -138,7 +138,7 @@ def test_a_task_s_connection_that_listens_is_kept(postgres: PostgresServer) -> N
 
 
 def test_a_session_that_the_server_has_ended_is_replaced_unnoticed(postgres: PostgresServer) -> None:
-    """FATAL and the end of the stream, behind a notification that still waits."""
+    """FATAL and the end of the stream follow a notification that is still unread."""
     engine = create_engine(
         postgres.sqlalchemy_url("psycopg"), isolation_level="AUTOCOMMIT", poolclass=PoolkitPool,
         config=PoolConfig(max_size=1, check_after_idle=0.01),

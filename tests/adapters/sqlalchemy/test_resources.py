@@ -1,4 +1,4 @@
-"""Nothing adds up: threads, tasks, timers, descriptors and pools stay as many as they were."""
+"""The numbers of threads, tasks, timers, descriptors and pools do not grow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEPT: dict[str, Any] = {
 
 
 SLACK = 8
-"""What background threads and tasks may hold at the moment of a count. A leak would show in hundreds of rounds."""
+"""What background threads and tasks may hold during a count. A leak would exceed it in hundreds of rounds."""
 
 
 def counts() -> dict[str, int]:

@@ -18,7 +18,7 @@ class Counting:
 
 
 def timers(loop: Any) -> int:
-    """Those that will run."""
+    """Return the timers that will run."""
     return sum(not handle.cancelled() for handle in loop._scheduled)
 
 

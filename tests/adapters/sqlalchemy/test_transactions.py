@@ -1,4 +1,4 @@
-"""No connection is handed on in the middle of a transaction: what the next user commits is there."""
+"""The pool hands out no connection in the middle of a transaction, so the commits of the next user are kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def table(caller: Caller) -> None:
 
 
 def rows(databases: Databases, driver: str) -> int:
-    """What another session sees."""
+    """Return what another session sees."""
     with calling(databases.url(driver), driver, **ONE) as other:
         return int(other.sql("select count(*) from rows_of_mine"))
 
@@ -38,7 +38,7 @@ def rows(databases: Databases, driver: str) -> int:
 def test_what_the_reset_has_left_in_a_transaction_is_closed(
     databases: Databases, driver: str, reset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the reason: here the reset is made to do nothing."""
+    """For any reason: in this test the reset does nothing."""
     with calling(databases.url(driver), driver, pool_reset_on_return=reset, **ONE) as caller:
         table(caller)
         closed: list[Any] = []

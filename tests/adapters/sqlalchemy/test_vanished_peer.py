@@ -1,4 +1,4 @@
-"""A peer that swallows everything, between a driver and its server: whatever is under way has an end.
+"""A peer between a driver and its server that ignores everything: each operation in progress ends.
 
 The peer is the fault proxy in mode "silent": it takes bytes and passes none on, as a host that has vanished does until
 the operating system gives up, minutes later.
@@ -53,9 +53,9 @@ def settings() -> dict[str, Any]:
 
 @pytest.fixture
 def caller(url: str, driver: str, proxy: FaultProxy, settings: dict[str, Any]) -> Iterator[Caller]:
-    """An engine with two places, through the proxy; short limits, for a dead peer is waited for in earnest."""
+    """An engine with two connections, through the proxy. Its limits are short: the tests wait for a dead peer."""
     through = make_url(url).set(host=proxy.host, port=proxy.port).render_as_string(hide_password=False)
-    limit = 0.2 if driver in MYSQL else 2.0  # ten times that for a rollback there; a busy server must not miss it
+    limit = 0.2 if driver in MYSQL else 2.0  # ten times that for a rollback there, which a busy server must meet
     settings = {"pool_size": 2, "max_overflow": 0, "pool_timeout": PATIENCE, "check_timeout": limit} | settings
     with calling(through, driver, **settings) as caller:
         yield caller
@@ -63,7 +63,7 @@ def caller(url: str, driver: str, proxy: FaultProxy, settings: dict[str, Any]) -
 
 
 def finished(caller: Caller, function: Callable[[], Any]) -> None:
-    """Run ``function``, whatever it raises. AssertionError if it does not end."""
+    """Run ``function``, and ignore what it raises. Raises AssertionError if it does not end."""
     if caller.loop is not None:
 
         async def in_time() -> None:
@@ -92,7 +92,7 @@ def finished(caller: Caller, function: Callable[[], Any]) -> None:
 
 
 def open_two(caller: Caller) -> None:
-    """Fill the pool: two idle connections."""
+    """Fill the pool with two idle connections."""
 
     def work() -> None:
         first, second = caller.engine.connect(), caller.engine.connect()
@@ -104,12 +104,12 @@ def open_two(caller: Caller) -> None:
 
 
 def all_places_free(caller: Caller, proxy: FaultProxy) -> None:
-    """The server is back: both places can be used, with connections that work."""
+    """Check, with the server back, that both slots have working connections."""
     proxy.mode = "pass"
     pool: Any = caller.engine.pool
 
     def done() -> bool:
-        caller.run(lambda: None)  # a round of the event loop, where there is one
+        caller.run(lambda: None)  # an iteration of the event loop, if there is one
         stats = pool.poolkit.stats()
         return stats.closing == 0 and pool.checkedout() == 0
 
@@ -118,7 +118,7 @@ def all_places_free(caller: Caller, proxy: FaultProxy) -> None:
 
 
 def test_connections_that_are_ended_in_the_background_leave_their_places(caller: Caller, proxy: FaultProxy) -> None:
-    """As by max_lifetime or idle_timeout: the peer does not answer the goodbye."""
+    """As after max_lifetime or idle_timeout. The peer does not answer the close."""
     open_two(caller)
     proxy.mode = "silent"
     finished(caller, caller.engine.pool.poolkit.clear)  # type: ignore[attr-defined]
@@ -126,7 +126,7 @@ def test_connections_that_are_ended_in_the_background_leave_their_places(caller:
 
 
 def test_dispose_ends(caller: Caller, proxy: FaultProxy) -> None:
-    """And leaves no socket behind."""
+    """It leaves no open socket."""
     open_two(caller)
     proxy.mode = "silent"
     finished(caller, caller.engine.dispose)
@@ -135,7 +135,7 @@ def test_dispose_ends(caller: Caller, proxy: FaultProxy) -> None:
 
 
 def test_a_reset_on_return_ends(caller: Caller, proxy: FaultProxy) -> None:
-    """The rollback of close() is never answered."""
+    """The peer never answers the rollback of close()."""
     open_two(caller)
 
     def work() -> None:
@@ -148,7 +148,7 @@ def test_a_reset_on_return_ends(caller: Caller, proxy: FaultProxy) -> None:
 
 
 def test_a_dbapi_connection_in_a_transaction_comes_back(caller: Caller, proxy: FaultProxy) -> None:
-    """``raw_connection()``: it is the pool that resets."""
+    """With ``raw_connection()`` the pool does the reset."""
     open_two(caller)
 
     def work() -> None:
@@ -164,7 +164,7 @@ def test_a_dbapi_connection_in_a_transaction_comes_back(caller: Caller, proxy: F
 
 
 def test_an_invalidated_connection_leaves_its_place(caller: Caller, proxy: FaultProxy) -> None:
-    """The place is free and reconnects."""
+    """Its slot is free and reconnects."""
     open_two(caller)
 
     def work() -> None:
@@ -179,7 +179,7 @@ def test_an_invalidated_connection_leaves_its_place(caller: Caller, proxy: Fault
 
 @pytest.mark.parametrize("driver", OVER_TCP, indirect=True)
 def test_a_cancelled_statement_leaves_its_place(caller: Caller, driver: str, proxy: FaultProxy) -> None:
-    """The peer hears neither of the statement's end nor of the connection's."""
+    """The peer learns neither of the end of the statement nor of that of the connection."""
     open_two(caller)
     assert caller.loop is not None
     sleep = "select sleep(600)" if driver in MYSQL else "select pg_sleep(600)"
@@ -206,12 +206,12 @@ def test_a_cancelled_statement_leaves_its_place(caller: Caller, driver: str, pro
 
 @pytest.mark.parametrize("settings", [{"pool_pre_ping": True}, {"check_after_idle": 0.0}], ids=["pre_ping", "check"])
 def test_a_ping_ends(caller: Caller, proxy: FaultProxy) -> None:
-    """Of an idle connection whose peer is gone; the address serves new ones."""
+    """The peer of an idle connection is gone, and the address serves new connections."""
     open_two(caller)
     proxy.mode = "silent"
     sent = threading.Event()
 
-    def back() -> None:  # what was swallowed meanwhile is lost: the old connections wait for ever
+    def back() -> None:  # the bytes sent meanwhile are lost: the old connections wait for ever
         sent.wait(PATIENCE)
         proxy.mode = "pass"
 

@@ -233,7 +233,7 @@ def shares_sockets_with_a_forked_child(pools: Pools, server: HTTPServer) -> bool
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, 1)
         if pools.ours:
-            assert get(manager, server.url).headers["x-client-port"] == port  # and the child has not closed the parent's connection
+            assert get(manager, server.url).headers["x-client-port"] == port  # and the child has not closed it
     return code == 1
 
 
