@@ -161,6 +161,33 @@ def test_every_number_and_every_kind_of_event_is_explained() -> None:
     assert not {kind.name for kind in poolkit.EventKind} - set(re.findall(r"`(\w+)`", events))
 
 
+def lines_logged() -> list[tuple[str, list[str]]]:
+    """Return each warning or error that poolkit logs: its place, and the parts of its text between placeholders."""
+    found = []
+    for path in sorted((ROOT / "poolkit").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="logger"), attr="warning" | "error" | "exception"),
+                    args=[ast.Constant(value=str(text)), *_],
+                ):
+                    parts = [part.strip(" ,(") for part in re.split(r"%(?:\.\d)?[a-z]|[;:]", text)]
+                    found.append(
+                        (f"{path.relative_to(ROOT).as_posix()}:{node.lineno}", [each for each in parts if each])
+                    )
+    return found
+
+
+def test_every_warning_and_error_in_the_log_is_explained() -> None:
+    """A line without a text of its own ("%s: %s") is composed elsewhere, and is not looked for."""
+    page = (DOCS / "guides" / "problems.md").read_text(encoding="utf-8").partition("## Log lines")[2]
+    lines = lines_logged()
+    assert len(lines) > 30
+    for place, parts in lines:
+        starts = [" ".join(part.removeprefix("poolkit: ").split()[:3]) for part in parts]
+        assert not parts or any(len(start) >= 8 and start in page for start in starts), f"{place}: {parts}"
+
+
 @pytest.mark.parametrize(
     "script",
     [
