@@ -37,7 +37,7 @@ EVENTS = (
 
 
 class SettlingCore(Core):
-    """For tests that look at one decision after the other. It holds the slots that the threads of a pool would hold."""
+    """For tests of one decision after the other. It holds the slots that the threads of a pool would hold."""
 
     _inside = False
     _hands: tuple[Slot, ...] = ()
@@ -80,7 +80,7 @@ for _name in EVENTS:
 
 
 def do(step: Callable[..., T], core: Core, *args: Any) -> T:
-    """A command for the whole pool, or something that time has brought; the last argument is now."""
+    """Run a command of the whole pool, or timed work that is due. The last argument is the time."""
     result = step(core, *args)
     core.settle(args[-1])
     return result
@@ -109,7 +109,7 @@ def slot(number: int = 1, at: float = 1000.0) -> Slot:
 
 
 class Board:
-    """What the parts of a core share, for tests of one of them."""
+    """What the parts of a core share, for tests of a single part."""
 
     def __init__(self, *, features: Features | None = None, account: Account | None = None, **settings: Any) -> None:
         self.name = "part"
@@ -177,13 +177,13 @@ class Board:
         return Request(endpoint or self.only, at)
 
     def open(self, endpoint: Endpoint | None = None, *, capacity: int = 1, at: float = 1000.0) -> Slot:
-        """A new connection, at which nobody has looked yet."""
+        """Return a new connection that the core has not examined yet."""
         made = self.slots.open(endpoint or self.only, Purpose.DEMAND, at)
         self.opener.connected(made, object(), capacity, at)
         self.returned.clear()
         return made
 
     def done(self) -> list[Do]:
-        """What the shell is asked to do since the last call."""
+        """Return the effects since the last call."""
         effects, self.effects = self.effects, deque()
         return [effect.do for effect in effects]

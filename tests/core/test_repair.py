@@ -1,4 +1,4 @@
-"""After an interruption: the numbers are made true again, and what nobody holds is taken back."""
+"""After an interruption the core corrects its numbers, and takes back what no caller holds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ask(core: Core, now: float = 1.0) -> Request:
 
 
 def connect(core: Core) -> Slot:
-    """The connection that the last caller has caused stands."""
+    """Complete the connect that the last caller has caused."""
     slot: Any = next(effect.slot for effect in core.take_effects() if effect.do is Do.CONNECT)
     core.connected(slot, object(), 1, 1.0)
     return slot  # type: ignore[no-any-return]
@@ -53,7 +53,7 @@ def connect(core: Core) -> Slot:
 def test_the_permit_of_a_connect_that_nobody_makes_goes_to_who_waits() -> None:
     core = core_of()
     request = ask(core)
-    core.take_effects()  # and the thread that should have connected is gone
+    core.take_effects()  # and the thread that was to connect has ended
     assert do(repair.audit, core, 2.0) == 1
     effects = core.take_effects()
     assert [effect.do for effect in effects] == [Do.CONNECT]
@@ -95,7 +95,7 @@ def test_a_connection_that_is_lost_again_costs_no_permit() -> None:
     core.take_effects()
     del served, slot
     assert do(repair.audit, core, 2.0) == 1
-    core.take_effects()  # and the thread that should have aborted it is gone
+    core.take_effects()  # and the thread that was to abort it has ended
     assert len(core.all_slots) == 1
     assert do(repair.audit, core, 3.0) == 1
     (effect,) = core.take_effects()
@@ -234,7 +234,7 @@ def test_a_connection_on_its_way_out_holds_no_permit() -> None:
     core = core_of()
     ask(core)
     slot = connect(core)
-    slot.state = CLOSED  # cut off in forget(), before it left the register
+    slot.state = CLOSED  # interrupted in forget(), before it left the register
     do(repair.repair, core, 2.0)
     assert not core.all_slots
     invariants.check(core)

@@ -1,4 +1,4 @@
-"""After each step settle() does what the state asks for, and nothing else does."""
+"""After each step settle() does what the state requires, and no other code does."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def ask(core: Core, now: float = NOW, key: Any = None) -> Request:
 
 
 def connects(core: Core) -> list[Slot]:
-    """The connects that the core wants now."""
+    """Return the connects that the core asks for now."""
     return [effect.slot for effect in core.take_effects() if effect.do is Do.CONNECT and effect.slot is not None]
 
 
 def leased(core: Core, capacity: int = 1) -> Slot:
-    """A fresh connection in use."""
+    """Return a new connection in use."""
     request = ask(core)
     [slot] = connects(core)
     core.connected(slot, object(), capacity, NOW)
-    if request.queued:  # within the barging window it is woken up, and takes the connection itself
+    if request.queued:  # within the barging window it is woken up and takes the connection itself
         core.look(request, NOW)
     core.take_effects()
     assert request.outcome is slot
@@ -109,7 +109,7 @@ def test_after_an_interrupted_suspend_nothing_is_handed_over() -> None:
     core = make(max_size=1)
     slot = leased(core)
     request = ask(core)
-    core.suspended = True  # and there the thread was interrupted
+    core.suspended = True  # the thread is interrupted here
     do(repair.repair, core, NOW)
     core.give_back(slot, NOW)
     assert request.outcome is None
@@ -122,7 +122,7 @@ def test_a_connection_whose_return_was_interrupted_before_the_look_is_handed_ove
     request = ask(core)
     core.settle(NOW)
     [slot] = connects(core)
-    core.connected(slot, object(), 1, NOW)  # and there the thread was interrupted
+    core.connected(slot, object(), 1, NOW)  # the thread is interrupted here
     repair.repair(core, NOW)
     core.settle(NOW)
     assert request.outcome is slot
@@ -151,7 +151,7 @@ def test_two_leases_of_one_connection_may_end_before_anybody_looks() -> None:
 
 
 def filled(**settings: Any) -> Core:
-    """A pool in use that has its ``min_size``."""
+    """Return a pool in use that has its ``min_size``."""
     core = make(**settings)
     request = ask(core)
     for slot in connects(core):
@@ -233,7 +233,7 @@ def test_the_simulation_notices_that_min_size_is_not_kept(monkeypatch: pytest.Mo
 
 
 def crowd(endpoints: int) -> tuple[Core, list[Request]]:
-    """One connection, in use at one endpoint, and a caller that waits at each of the others."""
+    """Return a core with one connection, in use at one endpoint, and a waiting caller at each of the others."""
     core = make(Core, max_size=1, features=Features(keyed=True))
     requests = []
     for key in range(endpoints):
@@ -247,7 +247,7 @@ def crowd(endpoints: int) -> tuple[Core, list[Request]]:
 
 
 def test_many_waiting_endpoints_cost_what_few_do() -> None:
-    """The connection of one endpoint is returned and given up for the next, counted in bytecodes."""
+    """Counts the bytecodes in which the connection of one endpoint is returned and given up for the next."""
     counts = []
     for endpoints in (100, 10_000):
         core, _requests = crowd(endpoints)
@@ -344,7 +344,7 @@ def test_an_endpoint_whose_permit_went_to_an_older_one_has_another_idle_connecti
         core.connected(slot, object(), 1, NOW)
         held[slot.endpoint.key] = slot
     core.give_back(held["a"], NOW)
-    older = ask(core, key="b")  # for whom the idle connection of a is closed
+    older = ask(core, key="b")  # for which the idle connection of a is closed
     younger = ask(core, key="d")
     core.give_back(held["x"], NOW)  # closed for d
     core.closed(held["x"], NOW)
