@@ -137,7 +137,7 @@ async def test_a_connect_that_the_driver_cancels_is_an_error_for_its_caller(in_c
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-async def test_a_caller_that_connects_itself_hears_at_its_deadline(
+async def test_a_caller_that_connects_itself_gets_its_error_at_its_deadline(
     name: str, postgres: PostgresServer, through: Callable[[str], FaultProxy]
 ) -> None:
     make, driver = SUBJECTS[name]

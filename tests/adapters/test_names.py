@@ -134,7 +134,7 @@ ERRORS = (
 
 
 @pytest.mark.parametrize("name", SYNC)
-def test_callers_in_threads_hear_within_their_time_that_the_resolver_hangs(name: str, resolver: Resolver) -> None:
+def test_callers_in_threads_get_an_error_in_time_if_the_resolver_hangs(name: str, resolver: Resolver) -> None:
     call, end = SYNC[name](SILENT, 1)
 
     def one() -> BaseException:
@@ -204,7 +204,7 @@ ASYNC: dict[str, Callable[..., Awaitable[tuple[AsyncCall, AsyncCall]]]] = {
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", ASYNC)
-async def test_callers_in_tasks_hear_within_their_time_and_the_loops_own_threads_stay_free(
+async def test_callers_in_tasks_get_an_error_in_time_and_the_threads_of_the_loop_stay_free(
     name: str, resolver: Resolver
 ) -> None:
     call, end = await ASYNC[name](SILENT, 1)

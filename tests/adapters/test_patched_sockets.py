@@ -46,7 +46,7 @@ def test_an_http_connection_is_used_again(http_server: HTTPServer) -> None:
         assert pool.poolkit.stats().connects == 1
 
 
-def test_a_socket_is_recognised_with_whatever_class_stands_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_is_recognised_if_its_class_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A class such as gevent's, or a function; also sockets that were created before."""
 
     class Other:

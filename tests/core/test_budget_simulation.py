@@ -34,7 +34,7 @@ def test_fresh_schedules_of_budgets_keep_every_promise(block: int) -> None:
         BudgetSimulation(seed).run(250)
 
 
-def test_the_simulation_notices_a_budget_that_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulation_notices_a_budget_that_notifies_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulation can fail: without messages a caller waits in vain."""
     monkeypatch.setattr(BudgetLedger, "notify", lambda self, account: None)
     with pytest.raises(SimulationFailure, match=r"seed \d+: "):

@@ -99,7 +99,7 @@ def test_a_permit_that_is_not_there_is_claimed_and_the_claim_shrinks_with_the_ne
     assert (mine.held, mine.leaving) == (1, 0)
 
 
-def test_a_minimum_comes_after_those_who_wait() -> None:
+def test_min_size_comes_after_waiting_callers() -> None:
     ledger = BudgetLedger(2)
     one, mine = shared(ledger)
     assert one.take(request(1), 1)
@@ -205,7 +205,7 @@ def test_after_an_interruption_the_account_has_what_the_pool_has() -> None:
     assert one.agrees(1, 0)
 
 
-def test_a_pool_that_claims_is_not_told_of_its_own_idle_connection() -> None:
+def test_a_pool_that_claims_is_not_notified_of_its_own_idle_connection() -> None:
     """It sees the connection in the same step. A message would make it claim again, without end."""
     ledger = BudgetLedger(2)
     one, mine = shared(ledger, spare=NOW)

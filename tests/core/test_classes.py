@@ -129,7 +129,7 @@ def test_what_a_class_gives_up_by_a_discard_another_may_take_from_the_idle_ones(
     assert waiting.outcome is kept
 
 
-def test_no_connection_is_opened_for_those_who_may_not_have_it() -> None:
+def test_no_connection_is_opened_for_callers_that_may_not_have_it() -> None:
     scene = Scene(max_size=10, classes={"bulk": ClassConfig(limit=2), "web": ClassConfig()})
     scene.leases(2, "bulk")
     for _ in range(5):
@@ -225,7 +225,7 @@ def test_a_failed_check_gives_the_permit_of_the_class_back() -> None:
     assert scene.core.classes.of("bulk").held == 1
 
 
-def test_live_changes_take_effect_on_those_who_wait() -> None:
+def test_live_changes_take_effect_on_waiting_callers() -> None:
     scene = Scene(max_size=4)
     scene.leases(3, "bulk")
     waiting = scene.ask("bulk")
@@ -263,7 +263,7 @@ def test_the_reserve_is_given_first_after_it_was_set_up_under_load() -> None:
     assert bulk.outcome is None
 
 
-def test_after_an_interruption_the_books_of_the_classes_are_made_anew() -> None:
+def test_after_an_interruption_the_counts_of_the_classes_are_corrected() -> None:
     scene = Scene(max_size=2)
     [slot] = scene.leases(1, "bulk")
     waiting = scene.ask("web")

@@ -35,7 +35,7 @@ def test_the_default_verdict(error: BaseException, verdict: Verdict) -> None:
     assert default_classify(error) is verdict
 
 
-def test_a_caller_hears_at_once_that_there_is_no_such_host() -> None:
+def test_an_unknown_host_is_an_error_at_once() -> None:
     connector = FakeConnector()
     connector.fail("connect", lambda: UNKNOWN_HOST)
     with Pool(connector) as pool:

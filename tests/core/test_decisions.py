@@ -61,7 +61,7 @@ def idle(core: Core, now: float = NOW) -> Slot:
     return slot
 
 
-def test_who_was_given_a_dead_connection_stands_before_those_who_came_later() -> None:
+def test_a_caller_that_got_a_dead_connection_is_before_those_that_came_later() -> None:
     core = make(max_size=1, check_after_idle=0.5, features=Features(checks=True))
     slot = idle(core)
     first = ask(core, NOW + 1)
@@ -103,7 +103,7 @@ def test_an_idle_connection_at_the_end_of_its_life_is_closed_by_whoever_comes() 
     assert [effect.slot for effect in core.take_effects() if effect.do is Do.CLOSE] == [slot]
 
 
-def test_a_broken_multiplexed_connection_takes_nobody_in() -> None:
+def test_a_broken_multiplexed_connection_gets_no_new_lease() -> None:
     core = make(max_size=2)
     slot = leased(core, capacity=3)
     assert ask(core).outcome is slot
@@ -114,7 +114,7 @@ def test_a_broken_multiplexed_connection_takes_nobody_in() -> None:
     assert [effect.slot for effect in core.take_effects() if effect.do is Do.CLOSE] == [slot]
 
 
-def test_a_full_multiplexed_connection_takes_nobody_in() -> None:
+def test_a_full_multiplexed_connection_gets_no_new_lease() -> None:
     core = make(max_size=1)
     slot = leased(core, capacity=2)
     assert ask(core).outcome is slot
@@ -133,7 +133,7 @@ def test_a_connection_made_by_its_caller_is_not_its_if_the_pool_was_cleared_mean
     assert Do.CLOSE in [effect.do for effect in core.take_effects()]
 
 
-def test_newcomers_hear_of_a_fatal_error_at_once_while_the_backoff_lasts() -> None:
+def test_newcomers_get_a_fatal_error_at_once_during_the_backoff() -> None:
     core = make(backoff=BackoffConfig(base=5.0, cap=5.0))
     first = ask(core)
     [slot] = connects(core)
@@ -195,7 +195,7 @@ def test_a_connection_handed_over_is_not_touched_any_more(monkeypatch: pytest.Mo
     assert list(core.endpoint.idle) == [slot]
 
 
-def test_the_permit_of_one_who_left_before_it_connected_goes_to_the_next() -> None:
+def test_the_permit_of_a_caller_that_left_before_it_connected_goes_to_the_next() -> None:
     core = make(max_size=1, connect_in_caller=True)
     first, second = ask(core), ask(core)
     assert isinstance(first.outcome, Slot)

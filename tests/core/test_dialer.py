@@ -32,7 +32,7 @@ def ask(
     return dialer.may_open(now, opening, live, elsewhere=elsewhere)
 
 
-def test_nothing_stands_against_the_first_connects() -> None:
+def test_the_first_connects_begin_at_once() -> None:
     assert ask(make(), opening=3) is OPEN
 
 
@@ -135,7 +135,7 @@ def test_a_burst_opens_one_after_the_other_sooner_and_sooner() -> None:
     assert dialer.may_open(NOW + 0.02, 1, 5, queued_at=NOW) is OPEN, "nothing has come back for all this time"
 
 
-def test_a_timeout_is_told_as_one() -> None:
+def test_a_timeout_is_reported_as_a_timeout() -> None:
     dialer = make()
     dialer.note(ConnectTimeout("db: no connection within 1 s"), NOW)
     assert isinstance(dialer.connect_error(), ConnectTimeout)

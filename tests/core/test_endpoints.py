@@ -119,7 +119,7 @@ def test_newcomers_are_refused_after_everybody_got_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("features", [Features(), KEYED], ids=["one", "keyed"])
-def test_an_idle_connection_gives_way_to_another_pool_unless_somebody_waits_for_it(features: Features) -> None:
+def test_an_idle_connection_is_closed_for_another_pool_unless_a_caller_waits_for_it(features: Features) -> None:
     ledger = BudgetLedger(2)
     mine, theirs = (Account(ledger, 0, 1.0, lambda: None) for _ in range(2))
     ledger.open(mine)

@@ -47,7 +47,7 @@ def test_nothing_is_opened_while_the_pool_is_suspended() -> None:
     assert not board.slots.all
 
 
-def test_an_idle_connection_that_the_oldest_was_told_of_counts() -> None:
+def test_an_idle_connection_for_which_the_oldest_was_woken_counts() -> None:
     board = Board(max_size=8, barging_window=1.0)
     queued(board)
     board.service.place(board.open(), NOW)
@@ -202,7 +202,7 @@ def fail(board: Board, slot: Slot) -> None:
     board.opener.connect_failed(slot, OSError("refused"), Verdict.SUSPECT, NOW, lingers=False)
 
 
-def test_callers_that_no_connection_can_serve_each_hear_of_the_failed_connect() -> None:
+def test_callers_that_no_connection_can_serve_each_get_the_error_of_the_failed_connect() -> None:
     board = Board(features=REPORTS, max_size=4)
     first, second = queued(board, 2)
     fail(board, open_one(board))

@@ -56,7 +56,7 @@ def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_on
     assert core.endpoint.live + len(opened) == 3
 
 
-def test_callers_who_share_a_connect_that_is_late_get_another_one_beside_it_one_at_a_time() -> None:
+def test_callers_that_share_a_late_connect_get_another_one_beside_it_one_at_a_time() -> None:
     """A lost packet in one connect does not delay all callers that were to share that connection."""
     config = PoolConfig(max_size=4, connect_in_caller=True)
     core = SettlingCore(config, Features(keyed=True), name="core", barging=0.0, random=lambda: 0.5)

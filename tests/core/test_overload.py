@@ -49,7 +49,7 @@ def served(queue: FifoQueue) -> Request:
     return first
 
 
-def test_the_oldest_of_those_who_have_time_is_next_and_then_the_newest() -> None:
+def test_the_oldest_caller_with_time_left_is_next_and_then_the_newest() -> None:
     queue, (old, middle, young, newest) = line(0.9, 0.3, 0.2, 0.0, young=0.25)
     assert served(queue) is young
     assert served(queue) is newest
@@ -73,7 +73,7 @@ def test_every_fourth_lease_goes_to_the_oldest_if_it_is_patient() -> None:
     assert order == [0, 29, 28, 27, 1, 26, 25, 24]
 
 
-def test_who_was_served_badly_is_the_first_of_those_who_have_time() -> None:
+def test_a_caller_that_was_served_badly_is_the_first_of_those_with_time_left() -> None:
     queue, (first, second) = line(0.2, 0.1, young=1.0)
     again = request(9, 999.95)
     queue.add(again)
@@ -82,7 +82,7 @@ def test_who_was_served_badly_is_the_first_of_those_who_have_time() -> None:
     assert list(queue.requests) == [again, first, second]
 
 
-def test_no_newcomer_looks_before_those_who_wait() -> None:
+def test_no_newcomer_is_served_before_waiting_callers() -> None:
     queue, _ = line(0.0001, young=1.0)
     assert not queue.served_before(request(at=1000.0), 1000.0, window=1.0)
     assert FifoQueue().served_before(request(at=1000.0), 1000.0, window=0.0)
@@ -105,7 +105,7 @@ def test_as_many_are_answered_in_time_as_the_connections_can_serve(clients: int,
 
 
 @pytest.mark.parametrize("clients", [24, 36, 60])
-def test_deadlines_of_which_the_pool_does_not_hear_cannot_be_kept(clients: int) -> None:
+def test_deadlines_that_the_pool_does_not_know_cannot_be_kept(clients: int) -> None:
     """As with the one ``timeout`` of a client of redis-py: a caller that is late neither times out nor is cancelled.
     With a timeout as short as the shortest of these deadlines it does.
     """
@@ -334,7 +334,7 @@ def test_who_has_waited_too_long_is_refused_while_the_queue_is_overloaded() -> N
     assert load.core.overload.words
 
 
-def test_a_cancelled_lease_is_no_evidence_where_nobody_waits() -> None:
+def test_a_cancelled_lease_is_no_evidence_if_no_caller_waits() -> None:
     load = Load(1, impatient)
     load.run(0.1)
     slot = next(iter(load.core.slots.living()))

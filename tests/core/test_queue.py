@@ -116,7 +116,7 @@ def test_a_class_at_its_limit_does_not_hold_up_another() -> None:
     assert queue.needed(opening=0, streams=1) == 1
 
 
-def test_a_stream_of_a_reserved_class_is_for_nobody_else() -> None:
+def test_a_stream_of_a_reserved_class_is_for_that_class_only() -> None:
     queue = use(health=ClassConfig(reserved=1), web=ClassConfig(), bulk=ClassConfig()).new_queue()
     classes = queue.use.classes
     web = wait(queue, "web")
@@ -158,7 +158,7 @@ def test_after_an_interruption_the_queues_of_the_classes_follow_from_the_order_o
     assert list(queue.beside(requests[0])) == [requests[0], requests[2]]
 
 
-def test_a_connection_is_charged_to_its_first_user_until_nobody_uses_it() -> None:
+def test_a_connection_is_charged_to_its_first_user_until_it_is_unused() -> None:
     shares = use(web=ClassConfig(), bulk=ClassConfig())
     queue, used = shares.new_queue(), connection()
     web, bulk = wait(queue, "web"), wait(queue, "bulk")

@@ -50,7 +50,7 @@ def connect(core: Core) -> Slot:
     return slot  # type: ignore[no-any-return]
 
 
-def test_the_permit_of_a_connect_that_nobody_makes_goes_to_who_waits() -> None:
+def test_the_permit_of_a_connect_that_does_not_begin_goes_to_a_waiting_caller() -> None:
     core = core_of()
     request = ask(core)
     core.take_effects()  # and the thread that was to connect has ended
@@ -61,7 +61,7 @@ def test_the_permit_of_a_connect_that_nobody_makes_goes_to_who_waits() -> None:
     invariants.check(core)
 
 
-def test_a_connection_in_nobodys_hands_is_aborted_and_its_place_free() -> None:
+def test_a_connection_without_a_holder_is_aborted_and_its_slot_is_free() -> None:
     core = core_of()
     served = ask(core)
     connect(core)
@@ -76,7 +76,7 @@ def test_a_connection_in_nobodys_hands_is_aborted_and_its_place_free() -> None:
     invariants.check(core)
 
 
-def test_nothing_is_taken_back_that_somebody_holds() -> None:
+def test_a_connection_with_a_holder_is_not_taken_back() -> None:
     core = core_of(2)
     first, second = ask(core), ask(core)
     held = connect(core)
@@ -240,7 +240,7 @@ def test_a_connection_on_its_way_out_holds_no_permit() -> None:
     invariants.check(core)
 
 
-def test_a_waiter_who_was_just_served_is_woken() -> None:
+def test_a_caller_that_was_just_served_is_woken() -> None:
     core = core_of()
     request = ask(core)
     request.outcome = TimeoutError("cut off in serve(), after its first line")

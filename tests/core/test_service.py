@@ -56,7 +56,7 @@ def test_a_connection_in_doubt_is_checked_before_use() -> None:
     assert made.state is CHECKING
 
 
-def test_the_other_streams_of_a_connection_are_for_those_who_wait_and_then_for_who_comes() -> None:
+def test_the_other_streams_of_a_connection_are_for_waiting_callers_and_then_for_newcomers() -> None:
     board = Board(max_size=2)
     requests = [queued(board), queued(board)]
     made = board.open(capacity=3)
@@ -105,7 +105,7 @@ def test_within_the_barging_window_a_waiter_is_woken_to_look_itself() -> None:
 
 
 @pytest.mark.parametrize("why", ["expired", "old generation", "too many", "closed"])
-def test_a_returned_connection_that_must_go_goes_although_somebody_waits(why: str) -> None:
+def test_a_returned_connection_that_must_be_closed_is_closed_although_a_caller_waits(why: str) -> None:
     board = Board(max_size=1)
     made = board.open()
     request = queued(board)
@@ -205,7 +205,7 @@ def test_a_dead_connection_casts_doubt_on_those_beside_it() -> None:
     assert beside.state is CLOSING
 
 
-def test_all_who_wait_are_told_an_error_of_their_own() -> None:
+def test_each_waiting_caller_gets_its_own_error() -> None:
     board = Board(max_size=1)
     requests = [queued(board), queued(board)]
     board.service.fail(board.only, lambda: PoolClosed("closed"))

@@ -81,7 +81,7 @@ def test_a_connection_at_the_end_of_its_life_is_not_handed_over() -> None:
     assert [effect.slot for effect in core.take_effects() if effect.do is Do.CLOSE] == [slot]
 
 
-def test_the_surplus_goes_although_somebody_waits() -> None:
+def test_the_surplus_is_closed_although_a_caller_waits() -> None:
     core = make(max_size=2)
     first, second = leased(core), leased(core)
     request = ask(core)
@@ -130,7 +130,7 @@ def test_a_connection_whose_return_was_interrupted_before_the_look_is_handed_ove
     invariants.check(core)
 
 
-def test_two_leases_of_one_connection_may_end_before_anybody_looks() -> None:
+def test_two_leases_of_one_connection_may_end_before_the_next_step() -> None:
     core = make(Core, max_size=2)
     first = ask(core)
     core.settle(NOW)
@@ -322,7 +322,7 @@ def test_two_endpoints_whose_waiters_have_one_ticket_are_not_compared() -> None:
 # -- endpoints that are looked at again -------------------------------------------------------------------------------
 
 
-def test_the_other_streams_of_a_connection_that_was_just_checked_are_for_those_who_wait() -> None:
+def test_the_other_streams_of_a_connection_that_was_just_checked_are_for_waiting_callers() -> None:
     core = make(max_size=1, check_after_idle=1.0, features=Features(keyed=True, checks=True))
     first = ask(core, key="a")
     [slot] = connects(core)

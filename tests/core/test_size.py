@@ -66,7 +66,7 @@ def test_callers_that_wait_too_long_make_the_pool_larger() -> None:
     assert size.watched()
 
 
-def test_nobody_looks_twice_within_the_least_time() -> None:
+def test_a_check_is_not_repeated_within_the_least_time() -> None:
     size, asked = elastic()
     size.look_by(NOW)
     tick(size, NOW, crowded(size), least=5.0)

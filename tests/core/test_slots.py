@@ -35,7 +35,7 @@ def test_a_permit_is_taken_from_the_decision_to_open_until_the_connection_is_clo
     assert board.told[-1] is EventKind.CONNECTION_CLOSED
 
 
-def test_a_budget_hears_of_a_connection_when_it_begins_to_close_and_when_it_is_gone() -> None:
+def test_a_budget_is_notified_when_a_connection_begins_to_close_and_when_it_is_gone() -> None:
     account = Account(BudgetLedger(4), 0, 1.0, lambda: None)
     account.ledger.open(account)
     board = Board(max_size=4, account=account)

@@ -214,7 +214,9 @@ def test_a_cancelled_first_look_of_the_discovery_is_looked_again(backend: str, w
 
 @pytest.mark.parametrize(("backend", "way"), WAYS)
 @pytest.mark.parametrize("end", ["close", "drain"])
-def test_a_cancelled_close_of_a_cluster_admits_nobody_and_can_be_called_again(end: str, backend: str, way: Way) -> None:
+def test_a_cancelled_close_of_a_cluster_admits_no_caller_and_can_be_called_again(
+    end: str, backend: str, way: Way
+) -> None:
     """After that call every node's pool is closed."""
 
     async def play(point: int) -> bool:

@@ -139,7 +139,7 @@ def end_sessions(servers: World, adapter: str, front: FaultProxy) -> None:
 
 
 @pytest.mark.parametrize("adapter", ON_TCP)
-def test_ten_idle_sessions_ended_by_the_server_fail_nobody_who_checks(
+def test_ten_idle_sessions_that_the_server_has_ended_fail_no_caller_with_checks(
     adapter: str, servers: World, users: Callable[..., tuple[Users, FaultProxy]]
 ) -> None:
     some, front = users(adapter, **CHECKED)

@@ -136,7 +136,7 @@ def test_work_that_a_loop_has_not_begun_when_it_stops_is_done_by_the_next() -> N
     loop.close()
 
 
-def test_a_caller_who_waits_takes_over_from_a_loop_that_ends() -> None:
+def test_a_waiting_caller_takes_over_from_a_loop_that_ends() -> None:
     """The first loop was to retry the failed connect."""
     connector = AsyncFakeConnector()
     pool = pool_of(connector, max_size=1)

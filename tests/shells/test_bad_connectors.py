@@ -245,7 +245,7 @@ async def test_the_same_connection_twice_is_an_error_that_says_so(make: Make, fl
             await rig.give(lease, discard=True)
 
 
-async def test_a_capacity_that_cannot_be_told_leaves_nothing_open(make: Make, flavour: str) -> None:
+async def test_a_capacity_that_fails_leaves_nothing_open(make: Make, flavour: str) -> None:
     """This holds for a connector without ``abort`` too."""
     open_ones: list[object] = []
 

@@ -102,7 +102,7 @@ async def test_a_key_without_a_connection_gets_one_of_another_key_at_once_under_
         await rig.give(held)
 
 
-async def test_a_lease_never_gives_way_and_the_error_names_who_holds_the_budget(make: Make) -> None:
+async def test_a_lease_is_never_taken_away_and_the_error_names_the_holders_of_the_budget(make: Make) -> None:
     """All permits are leased elsewhere. The caller waits, and its error names the holders."""
     budget = Budget(2, name="db")
     async with make(budget=budget, name="orders") as a, make(budget=budget, name="users") as b:

@@ -133,7 +133,7 @@ async def test_03_a_connect_survives_the_cancellation_of_its_caller(make: Make) 
 
 
 @ASYNC
-async def test_03_a_connect_that_nobody_wants_any_more_becomes_idle(make: Make) -> None:
+async def test_03_a_connect_without_a_waiting_caller_becomes_idle(make: Make) -> None:
     async with make(max_size=2) as rig:
         gate = rig.connector.hold("connect")
         with anyio.move_on_after(0.01):

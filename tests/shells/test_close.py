@@ -153,7 +153,7 @@ async def test_25_many_close_at_once(make: Make) -> None:
         assert rig.connector.calls["close"] == 3
 
 
-async def test_25_listeners_hear_of_the_close_once(make: Make) -> None:
+async def test_25_listeners_get_the_close_once(make: Make) -> None:
     events: list[Any] = []
     async with make(max_size=5, listeners=[events.append]) as rig:
         await rig.close()

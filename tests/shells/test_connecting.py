@@ -139,7 +139,7 @@ async def test_a_fatal_error_reaches_every_waiter_at_once(make: Make, error: Exc
             await rig.lease()
 
 
-async def test_who_may_still_hope_for_a_return_is_not_told_of_a_fatal_error(make: Make) -> None:
+async def test_a_caller_that_a_return_may_serve_gets_no_fatal_error(make: Make) -> None:
     async with make(max_size=2, backoff=NEVER_AGAIN) as rig:
         held = await rig.lease()
         rig.connector.fail("connect", lambda: WrongPassword("rotated"))
@@ -160,7 +160,7 @@ async def test_a_transient_error_is_retried_for_the_caller(make: Make) -> None:
         await rig.give(lease)
 
 
-async def test_who_waited_in_vain_for_the_server_is_told_so(make: Make) -> None:
+async def test_a_timeout_while_the_server_is_down_says_so(make: Make) -> None:
     """The error is both an AcquireTimeout and a ConnectFailed, with the driver's error as its cause."""
     refused = ConnectionRefusedError("nobody listens")
     async with make(max_size=2, backoff=BackoffConfig(base=0.005, cap=0.01)) as rig:
@@ -348,7 +348,7 @@ def test_a_connector_that_requires_its_caller_refuses_another_setting() -> None:
         pool.reconfigure(max_size=3)
 
 
-async def test_in_the_caller_a_slow_connect_holds_up_nobody_else(make: Make) -> None:
+async def test_a_slow_connect_in_a_caller_delays_no_other_caller(make: Make) -> None:
     async with make(max_size=2, features={"in_caller": True}) as rig:
         held = await rig.lease()
         gate = rig.connector.hold("connect")
@@ -423,7 +423,7 @@ async def test_warm_up_beside_callers(make: Make) -> None:
         assert rig.connector.max_live <= 4
 
 
-async def test_callers_hear_of_a_failed_connect_at_once_where_the_connector_says_so(make: Make) -> None:
+async def test_callers_get_the_error_of_a_failed_connect_at_once_if_the_connector_asks_for_it(make: Make) -> None:
     async with make(max_size=4, features={"reports_errors": True}) as rig:
         gate = rig.connector.hold("connect")
         rig.connector.fail("connect", lambda: ConnectionRefusedError("refused"))

@@ -146,7 +146,7 @@ async def test_a_listener_that_raises_is_dropped_and_logged_once(make: Make, cap
         assert "the listener is broken" in caplog.text
 
 
-async def test_nobody_listens_and_nothing_is_made(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_listener_no_event_is_created(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     import poolkit._core.machine as machine
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
@@ -235,7 +235,7 @@ class Picky:
         self.heard.append(event.kind)
 
 
-async def test_a_listener_hears_the_kinds_that_it_asks_for(make: Make) -> None:
+async def test_a_listener_gets_the_kinds_that_it_asks_for(make: Make) -> None:
     """Another listener gets all kinds. After its removal only the requested kinds are emitted."""
     everything: list[Event] = []
     picky = Picky(K.CONNECTION_READY, K.ACQUIRE_FAILED)

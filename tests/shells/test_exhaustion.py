@@ -103,7 +103,7 @@ async def test_22_max_waiting_zero_still_opens_connections(make: Make, in_caller
             await rig.give(outcome.lease)
 
 
-async def test_22_a_caller_who_gives_up_makes_room_in_the_queue(make: Make) -> None:
+async def test_22_a_caller_that_gives_up_leaves_the_queue(make: Make) -> None:
     async with make(max_size=1, max_waiting=1) as rig:
         held = await rig.lease()
         for _ in range(3):

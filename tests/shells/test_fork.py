@@ -260,7 +260,7 @@ def test_12_pools_of_the_process_are_known_to_the_child() -> None:
     pool.close()
 
 
-def test_12_listeners_hear_of_the_child_in_the_child() -> None:
+def test_12_listeners_get_the_events_of_the_child_in_the_child() -> None:
     events: list[Any] = []
     pool = Pool(FakeConnector(), listeners=[events.append])
     pool.release(pool.acquire())

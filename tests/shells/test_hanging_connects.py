@@ -119,7 +119,7 @@ def test_no_more_threads_go_on_than_there_are_places(connector: Hanging) -> None
         assert pool.stats().size == 0, "the threads are counted down when they return"
 
 
-def test_its_waiting_caller_hears_of_it(connector: Hanging) -> None:
+def test_its_waiting_caller_gets_the_error(connector: Hanging) -> None:
     events: list[Event] = []
     with Pool(connector, max_size=1, connect_timeout=0.05, name="db", listeners=[events.append]) as pool:
         with pytest.raises(ConnectFailed, match=r"db: .*the connect has not returned in 0\.\d+ s") as caught:
@@ -133,7 +133,7 @@ def test_its_waiting_caller_hears_of_it(connector: Hanging) -> None:
         assert isinstance(failed.error, ConnectTimeout)
 
 
-def test_warm_up_hears_of_it_too(connector: Hanging) -> None:
+def test_warm_up_gets_the_error_too(connector: Hanging) -> None:
     with Pool(connector, max_size=1, connect_timeout=0.05) as pool:
         with pytest.raises(ConnectFailed, match="did not finish in time"):
             pool.warm_up(1, timeout=0.01)
@@ -256,7 +256,7 @@ class Slow(logging.Handler):
 
 
 @pytest.mark.parametrize("kind", ["listener", "log"])
-def test_its_thread_does_not_wait_for_those_that_hear_of_it(connector: Hanging, kind: str) -> None:
+def test_its_thread_does_not_wait_for_listeners_and_handlers(connector: Hanging, kind: str) -> None:
     connector.ends = False
     slow = Slow()
     logger = logging.getLogger("poolkit")

@@ -209,7 +209,7 @@ def test_a_local_storage_that_was_replaced_since_is_the_one_in_use(monkeypatch: 
     assert after() != before()
 
 
-def test_an_identity_that_nobody_has_compared_before_its_end_is_equal_to_no_other() -> None:
+def test_an_identity_that_was_not_compared_before_its_end_is_equal_to_no_other() -> None:
     class Task:
         pass
 
@@ -226,7 +226,7 @@ def test_an_identity_that_nobody_has_compared_before_its_end_is_equal_to_no_othe
     assert hashable(unhashed) not in {first, again}
 
 
-def test_self_deadlock_is_told_to_who_holds_the_pool() -> None:
+def test_self_deadlock_is_reported_to_the_caller_that_holds_the_pool() -> None:
     with Pool(FakeConnector(), max_size=2) as pool:
         held = [pool.acquire(), pool.acquire()]
         with pytest.raises(AcquireTimeout, match="self-deadlock: MainThread waits for a connection while it holds"):

@@ -125,7 +125,7 @@ def _who_is_told_of_three_threads(seed: int) -> None:
 
 
 @pytest.mark.parametrize("block", range(4))
-def test_what_a_listener_hears_of_three_threads_makes_sense_in_any_order(block: int) -> None:
+def test_the_events_of_three_threads_are_consistent_in_any_order(block: int) -> None:
     """The events of a connection's next lease follow those of its last one, and none is lost or delivered twice."""
     for seed in range(25 * block, 25 * (block + 1)):
         _who_is_told_of_three_threads(seed)
@@ -133,7 +133,7 @@ def test_what_a_listener_hears_of_three_threads_makes_sense_in_any_order(block: 
 
 @pytest.mark.usefixtures("no_collector")  # it runs finalizers among the steps, and the search takes longer or shorter
 @pytest.mark.timeout(900)  # a machine ten times slower searches ten times longer
-def test_the_simulation_finds_a_release_that_is_told_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulation_finds_a_release_event_that_comes_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """If RELEASED is emitted after the connection is idle, the events of its next lease may come first."""
     original = _fast.make_put
 

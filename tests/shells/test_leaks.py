@@ -83,7 +83,7 @@ async def connect_in_vain_in_a_task(pool: Any) -> None:
     assert "FakeConnection 1" in repr(kept)
 
 
-async def test_13_the_last_connect_error_keeps_nobody_s_lease_alive(make: Make) -> None:
+async def test_13_the_last_connect_error_keeps_no_lease_alive(make: Make) -> None:
     """The traceback of the error holds the frames of a caller that connects itself, and so its lease."""
     async with make(max_size=2, features={"in_caller": True}) as rig:
         await rig.call(connect_in_vain if rig.threads else connect_in_vain_in_a_task, rig.pool)
@@ -103,7 +103,7 @@ async def test_13_without_debug_the_warning_tells_how_to_learn_more(make: Make) 
             await rig.give(await rig.lease(2))
 
 
-async def test_13_a_caller_who_waits_already_gets_the_slot(make: Make) -> None:
+async def test_13_a_caller_that_waits_already_gets_the_slot(make: Make) -> None:
     async with make(max_size=1) as rig:
         kept = [await rig.lease()]
         async with anyio.create_task_group() as group:
@@ -156,7 +156,7 @@ async def test_13_a_drop_after_close_is_closed_too(make: Make) -> None:
         assert rig.connector.live == 0
 
 
-async def test_13_warnings_as_errors_hit_nobody_else(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+async def test_13_warnings_as_errors_reach_no_other_caller(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     async with make(max_size=1) as rig:
         await drop_one(rig)
         with warnings.catch_warnings():

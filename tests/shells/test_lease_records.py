@@ -25,7 +25,7 @@ def shared(make: Make, clock: ManualClock, **settings: object) -> Rig:
     return make(max_size=1, features={"streams": 3, "resets": False}, clock=clock, **settings)
 
 
-async def test_every_lease_of_a_connection_is_told_of(make: Make, clock: ManualClock) -> None:
+async def test_every_lease_of_a_connection_is_reported(make: Make, clock: ManualClock) -> None:
     async with shared(make, clock) as rig:
         first = await rig.lease()
         clock.advance(2)
@@ -83,7 +83,7 @@ async def test_a_lease_that_lasts_too_long_is_reported_beside_short_ones(make: M
         await rig.give(held)
 
 
-async def test_the_holder_of_a_lease_that_lasted_too_long_is_told_so_although_others_came_later(
+async def test_the_holder_of_a_lease_that_lasted_too_long_gets_the_error_although_others_came_later(
     make: Make, clock: ManualClock
 ) -> None:
     async with shared(make, clock, leak_after=3, on_leak="raise") as rig:

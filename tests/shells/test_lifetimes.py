@@ -141,7 +141,7 @@ async def test_rotation_happens_by_itself(make: Make) -> None:
         assert rig.connector.max_live <= 3
 
 
-async def test_a_connection_that_nobody_will_miss_is_not_rotated(make: Make, clock: ManualClock) -> None:
+async def test_an_idle_connection_above_min_size_is_closed_and_not_replaced(make: Make, clock: ManualClock) -> None:
     settings = {"max_lifetime": 100, "lifetime_jitter": 0, "idle_timeout": None}
     async with make(max_size=5, clock=clock, **settings) as rig:
         await rig.fill(2)

@@ -68,7 +68,7 @@ async def test_who_gets_nothing_is_no_wait_but_a_timeout(make: Make) -> None:
         await rig.give(held)
 
 
-async def test_an_observer_hears_of_those_who_did_not_find_an_idle_connection(make: Make) -> None:
+async def test_an_observer_is_called_for_callers_that_did_not_find_an_idle_connection(make: Make) -> None:
     seen: list[tuple[float, BaseException | None]] = []
     async with make(max_size=1, features={"resets": False}) as rig:
         rig.pool.add_wait_observer(lambda pool, seconds, error: seen.append((seconds, error)))
@@ -87,7 +87,7 @@ async def test_an_observer_hears_of_those_who_did_not_find_an_idle_connection(ma
 @pytest.mark.parametrize("settings", [
     {"use_histogram": True}, {"leak_after": 60.0}, {"classes": {"bulk": ClassConfig()}, "default_class": "bulk"},
 ], ids=["histogram", "leaks", "classes"])  # fmt: skip
-async def test_what_an_observer_hears_does_not_depend_on_the_path_of_an_acquire(
+async def test_the_calls_of_an_observer_do_not_depend_on_the_path_of_an_acquire(
     make: Make, settings: dict[str, Any]
 ) -> None:
     """With these settings too, an acquire that finds an idle connection at once is not a wait."""
@@ -99,7 +99,7 @@ async def test_what_an_observer_hears_does_not_depend_on_the_path_of_an_acquire(
         assert len(seen) == 1, "only the first one waited, for a connect"
 
 
-async def test_an_observer_that_raises_is_dropped_and_nobody_else_notices(
+async def test_an_observer_that_raises_is_removed_and_callers_do_not_notice(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     def bad(pool: object, seconds: float, error: BaseException | None) -> None:

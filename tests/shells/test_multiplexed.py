@@ -295,7 +295,7 @@ async def test_over_all_keys_in_order_of_arrival(keyed: Callable[..., Rig]) -> N
         assert served == ["b", "c", "b2", "d"]
 
 
-async def test_a_key_that_nobody_uses_any_more_is_forgotten(keyed: Callable[..., Rig]) -> None:
+async def test_an_unused_key_is_forgotten(keyed: Callable[..., Rig]) -> None:
     async with keyed(max_size=2) as rig:
         for number in range(50):
             await use(rig, f"host-{number}")

@@ -61,7 +61,7 @@ def test_callers_share_one_lookup_and_each_gives_up_at_its_own_time(resolver: Re
     assert len({id(error) for error in errors}) == 4  # a traceback is not shared by threads
 
 
-def test_a_name_that_hangs_is_asked_for_anew_after_a_while_in_a_bounded_number_of_threads(
+def test_a_name_that_hangs_is_looked_up_again_after_a_while_in_a_bounded_number_of_threads(
     resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names, "PATIENCE", 0.0)
@@ -92,7 +92,7 @@ def test_an_old_lookup_that_fails_late_does_not_fail_the_new_one_beside_it(
         assert [caller.result() for caller in callers] == [["127.0.0.7"]] * 2
 
 
-def test_a_name_that_hangs_stands_in_nobody_elses_way(resolver: Resolver) -> None:
+def test_a_name_that_hangs_delays_no_other_lookup(resolver: Resolver) -> None:
     with pytest.raises(TimeoutError):
         addresses(SILENT, 1, 0.01)
     assert addresses(ANSWERS, 1, PATIENCE) == ["127.0.0.1"]

@@ -120,7 +120,7 @@ async def test_statistics_and_explanations_tell_the_classes_apart(make: Make) ->
         assert {name: one.in_use for name, one in rig.stats.classes.items()} == dict.fromkeys(found, 0)
 
 
-async def test_an_unknown_class_is_one_clear_error_and_harms_nobody(make: Make) -> None:
+async def test_an_unknown_class_is_one_clear_error_and_changes_nothing(make: Make) -> None:
     async with make(max_size=2, classes=USUAL, name="orders-db") as rig:
         with priority("helth"), pytest.raises(ConfigError, match=r"orders-db: priority\('helth'\): .*mean 'health'"):
             await rig.lease()
@@ -215,7 +215,7 @@ async def test_a_dropped_lease_gives_the_place_of_its_class_back(make: Make) -> 
             await rig.give(leases.pop())
 
 
-async def test_a_detached_connection_counts_for_nobody(make: Make) -> None:
+async def test_a_detached_connection_counts_for_no_class(make: Make) -> None:
     async with make(max_size=3, classes=USUAL) as rig:
         with priority("bulk"):
             connection = await rig.acquire()

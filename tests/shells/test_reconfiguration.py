@@ -136,7 +136,7 @@ async def test_23_min_size_is_filled_when_it_grows(make: Make) -> None:
         await rig.until(lambda: rig.stats.idle == 4)
 
 
-async def test_23_listeners_hear_of_it(make: Make) -> None:
+async def test_23_listeners_get_an_event(make: Make) -> None:
     events: list[Any] = []
     async with make(max_size=6, listeners=[events.append]) as rig:
         rig.pool.reconfigure(max_size=7, idle_timeout=5)

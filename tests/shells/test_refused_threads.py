@@ -89,7 +89,7 @@ def test_the_next_need_starts_the_thread(refusal: Refusal) -> None:
     pool.close()
 
 
-def test_a_waiter_who_sleeps_already_takes_part(refusal: Refusal) -> None:
+def test_a_sleeping_caller_retries_too(refusal: Refusal) -> None:
     """A worker schedules the retry that it waits for, and cannot start the housekeeping thread."""
     connector = failing_first(1)
     gate = connector.hold("connect")

@@ -138,7 +138,7 @@ def test_parts_are_checked_too(make: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "right"), [("max_sise", "max_size"), ("idle_time", "idle_timeout"), ("connectTimeout", "connect_timeout")]
 )
-def test_an_unknown_name_is_told_the_nearest(wrong: str, right: str) -> None:
+def test_the_error_for_an_unknown_name_has_the_nearest(wrong: str, right: str) -> None:
     with pytest.raises(ConfigError, match=f"{wrong}=3 .*no such setting; did you mean '{right}'"):
         Pool(FakeConnector(), **{wrong: 3})
     with pytest.raises(ConfigError, match=f"did you mean '{right}'"):
@@ -147,7 +147,7 @@ def test_an_unknown_name_is_told_the_nearest(wrong: str, right: str) -> None:
         load(**{wrong: 3})
 
 
-def test_a_name_like_no_other_is_told_all() -> None:
+def test_the_error_for_a_name_like_no_other_lists_all() -> None:
     with pytest.raises(ConfigError, match="known: min_size, max_size"):
         Pool(FakeConnector(), zzz=1)
 

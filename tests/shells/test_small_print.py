@@ -89,7 +89,7 @@ async def test_release_with_an_error_has_it_judged(make: Callable[..., Rig], res
         await rig.release(other)
 
 
-async def test_a_connection_whose_capacity_cannot_be_told_is_closed(make: Callable[..., Rig]) -> None:
+async def test_a_connection_whose_capacity_fails_is_closed(make: Callable[..., Rig]) -> None:
     async with make(max_size=1, features={"streams": 2}) as rig:
         capacity, rig.connector.capacity = rig.connector.capacity, None
         rig.pool._driver.operations.capacity = lambda connection: 1 / 0
@@ -179,7 +179,7 @@ async def test_a_background_job_that_fails_is_logged_and_ends_no_worker(
     assert done.wait(10)
 
 
-async def test_what_comes_back_while_the_pool_is_cleared_is_handed_to_nobody(make: Callable[..., Rig]) -> None:
+async def test_a_connection_that_is_returned_during_clear_is_not_handed_out(make: Callable[..., Rig]) -> None:
     """The releasing thread decided before clear() and pushed the connection after it, both without the lock."""
     async with make(max_size=1) as rig:
         lease = await rig.lease()
@@ -197,7 +197,7 @@ async def test_what_comes_back_while_the_pool_is_cleared_is_handed_to_nobody(mak
 
 
 @THREADS
-async def test_of_two_who_give_back_the_same_connection_one_is_refused(flavour: str) -> None:
+async def test_of_two_threads_that_release_the_same_connection_one_is_refused(flavour: str) -> None:
     """Both may find it in the register, but only one removes it."""
     pool = Pool(FakeConnector(resets=False), max_size=2)
     connection = pool.acquire()

@@ -46,7 +46,7 @@ async def test_callers_fail_at_once(make: Make) -> None:
         await rig.give(await rig.lease())
 
 
-async def test_those_who_wait_already_fail_too(make: Make) -> None:
+async def test_callers_that_wait_already_fail_too(make: Make) -> None:
     async with make(max_size=1, name="db") as rig:
         held = await rig.lease()
         async with anyio.create_task_group() as group:

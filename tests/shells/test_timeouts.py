@@ -195,7 +195,7 @@ async def test_10_a_release_at_the_moment_of_a_timeout_goes_to_the_next(make: Ma
         assert rig.connector.calls["connect"] == 1
 
 
-async def test_10_nobody_is_lost_when_many_time_out_at_once(make: Make) -> None:
+async def test_10_no_caller_is_lost_when_many_time_out_at_once(make: Make) -> None:
     async with make(max_size=2) as rig:
         held = [await rig.lease(), await rig.lease()]
         outcomes = [Outcome() for _ in range(60)]
@@ -256,7 +256,7 @@ async def test_a_caller_waits_beyond_its_time_while_its_connect_goes_on(make: Ma
         await rig.give(lease)
 
 
-async def test_a_caller_whose_connect_may_not_go_on_any_longer_hears_of_the_timeout(make: Make, flavour: str) -> None:
+async def test_a_caller_whose_connect_may_not_go_on_gets_the_timeout(make: Make, flavour: str) -> None:
     connector = FakeConnector() if flavour == "threads" else AsyncFakeConnector()
     connector.hold("connect")
     left = [0.01, 0.0]

@@ -54,7 +54,7 @@ def test_a_deadline_fires_after_stop() -> None:
     until_gone("poolkit-watchdog")
 
 
-def test_a_watchdog_that_nobody_stops_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watchdog_that_is_not_stopped_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A discovery by etcd has a watchdog, and no close()."""
     monkeypatch.setattr(_watchdog, "IDLE", 0.01)
     expired: queue.Queue[str] = queue.Queue()

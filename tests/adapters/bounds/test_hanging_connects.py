@@ -328,7 +328,7 @@ def test_the_place_is_free_while_the_thread_goes_on(
 
 
 @pytest.mark.parametrize("make", KEPT, ids=lambda make: make.__name__)
-def test_the_place_is_kept_where_nobody_knows_of_a_session(
+def test_the_slot_is_kept_where_a_session_may_be_unknown(
     make: Any,
     request: pytest.FixtureRequest,
     fault_proxy: Callable[..., FaultProxy],
@@ -353,7 +353,7 @@ def test_the_place_is_kept_where_nobody_knows_of_a_session(
 
 
 @pytest.mark.parametrize("make", [redis_function, sqlalchemy_connect], ids=lambda make: make.__name__)
-def test_a_caller_hears_of_it_with_the_drivers_class_and_poolkits(
+def test_its_error_has_the_drivers_class_and_poolkits(
     make: Any, request: pytest.FixtureRequest, fault_proxy: Callable[..., FaultProxy], hang: Hang
 ) -> None:
     proxy = start(make, request, fault_proxy)

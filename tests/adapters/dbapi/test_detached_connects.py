@@ -70,7 +70,7 @@ def test_sqlite_connects_in_its_caller(given: dict[str, Any], tmp_path: Any) -> 
     assert threads == [threading.get_ident()]
 
 
-def test_the_caller_hears_at_its_deadline_and_the_connect_serves_the_next(
+def test_the_caller_gets_its_error_at_its_deadline_and_the_connect_serves_the_next(
     postgres: PostgresServer, fault_proxy: Callable[..., FaultProxy]
 ) -> None:
     proxy = fault_proxy(postgres.host, postgres.port)

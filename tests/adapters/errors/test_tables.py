@@ -78,7 +78,7 @@ def test_every_class_of_the_adapter_is_in_the_table(adapter: str) -> None:
 
 
 @ALL
-def test_a_row_is_of_all_its_classes_and_stands_once(adapter: str) -> None:
+def test_a_row_is_of_all_its_classes_and_occurs_once(adapter: str) -> None:
     rows = TABLES[adapter].rows
     assert len({row.what for row in rows}) == len(rows)
     for row in rows:

@@ -172,7 +172,7 @@ class _Runner:
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_trace_callbacks_hear_what_they_always_heard(
+def test_trace_callbacks_get_the_same_events_as_with_httpcore(
     http_server: HTTPServer, https_server: HTTPServer, secure: bool
 ) -> None:
     server = https_server if secure else http_server

@@ -223,7 +223,7 @@ async def test_each_caller_gets_the_error_of_a_failed_connect_and_an_instance_of
         assert await world.get(pool, at(plain, "http")) == 200
 
 
-async def test_a_server_that_closes_each_new_connection_is_told_and_not_asked_for_ever(
+async def test_a_server_that_closes_each_new_connection_is_an_error_and_is_not_asked_for_ever(
     world: World, scripted: Callable[..., str]
 ) -> None:
     url = scripted(lambda connection, number: None)
@@ -275,7 +275,7 @@ async def test_a_connect_whose_caller_is_cancelled_serves_the_next_one(
         assert secure.accepted == 1
 
 
-async def test_a_connect_without_a_limit_ends_if_nobody_waits_for_it_any_more(
+async def test_a_connect_without_a_limit_ends_when_no_caller_waits_for_it(
     world: World, secure: FaultProxy, certificates: Certificates
 ) -> None:
     if world.threads:
@@ -292,7 +292,7 @@ async def test_a_connect_without_a_limit_ends_if_nobody_waits_for_it_any_more(
 # -- HTTP/2 ------------------------------------------------------------------------------------------------------------
 
 
-async def test_those_who_wait_for_one_connect_share_the_http2_connection(
+async def test_requests_that_wait_for_one_connect_share_the_http2_connection(
     world: World, certificates: Certificates, h2_server: Callable[[int], H2Server],
     fault_proxy: Callable[..., FaultProxy],
 ) -> None:  # fmt: skip

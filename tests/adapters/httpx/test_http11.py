@@ -143,7 +143,7 @@ def test_a_request_is_written_the_same_after_any_other() -> None:
             assert shortcut.prepared(sent(second), HELD) == alone[second], (first, second)
 
 
-def test_headers_that_were_changed_in_place_are_written_anew() -> None:
+def test_headers_that_were_changed_in_place_are_written_again() -> None:
     connection, _ = opened([OK], False)
     shortcut = Direct(connection._connection)
     sent = request("GET")

@@ -280,7 +280,7 @@ def test_threads_that_begin_requests_at_once_never_share_a_stream(
 
 
 @pytest.mark.anyio
-async def test_a_connect_that_hangs_does_not_hold_up_those_who_were_to_share_its_connection(
+async def test_a_connect_that_hangs_does_not_delay_requests_that_were_to_share_its_connection(
     https_server: HTTPServer, certificates: Certificates, fault_proxy: Callable[[str, int], FaultProxy]
 ) -> None:
     """Another connect begins beside it, within the time that the others may wait."""

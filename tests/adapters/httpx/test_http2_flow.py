@@ -88,7 +88,7 @@ def together(
 
 @RUNNER
 @pytest.mark.parametrize("strict", [False, True], ids=["lenient", "strict"])
-def test_a_limit_that_the_server_lowers_in_mid_flight_stops_nobody(
+def test_a_limit_that_the_server_lowers_during_requests_blocks_none_of_them(
     h2_server: Make, certificates: Certificates, runner: str, *, strict: bool
 ) -> None:
     """With httpcore's connection, 20 of 30 requests hang for ever."""

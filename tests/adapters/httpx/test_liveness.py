@@ -116,7 +116,7 @@ def test_a_body_that_was_read_from_a_generator_is_not_sent_twice(scripted: Scrip
             client.put(url, content=iter([b"a", b"b"]))
 
 
-def test_a_fresh_connection_that_dies_is_the_callers_to_hear_of(scripted: Scripted) -> None:
+def test_the_loss_of_a_new_connection_is_an_error_for_its_caller(scripted: Scripted) -> None:
     requests: list[bytes] = []
 
     def script(connection: socket.socket, number: int) -> None:

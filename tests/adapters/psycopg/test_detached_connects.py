@@ -52,7 +52,7 @@ async def test_a_connect_runs_in_the_context_of_its_caller(twin: Twin) -> None:
     assert where not in (threading.current_thread(), asyncio.current_task())
 
 
-async def test_the_caller_hears_at_its_deadline_and_the_connect_serves_the_next(
+async def test_the_caller_gets_its_error_at_its_deadline_and_the_connect_serves_the_next(
     twin: Twin, fault_proxy: Callable[..., FaultProxy]
 ) -> None:
     proxy = fault_proxy(twin.postgres.host, twin.postgres.port)

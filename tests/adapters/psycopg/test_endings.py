@@ -140,7 +140,7 @@ async def test_a_server_that_does_not_end_the_session_keeps_the_place_for_check_
     await do(pool.close())
 
 
-async def test_a_server_that_hears_the_request_ends_the_session_and_the_place_is_free(
+async def test_a_server_that_gets_the_request_ends_the_session_and_the_slot_is_free(
     twin: Twin, make: Callable[..., Any], admin: Admin, application: str
 ) -> None:
     pool = make(check_timeout=PATIENCE, timeout=2 * PATIENCE)

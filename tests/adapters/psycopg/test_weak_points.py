@@ -117,7 +117,9 @@ def test_04_a_keyboard_interrupt_while_waiting_loses_no_connection(postgres: Pos
         signal.signal(signal.SIGUSR1, before)
 
 
-async def test_05_close_is_bounded_and_waiters_hear_of_it_at_once(twin: Twin, through: str, proxy: FaultProxy) -> None:
+async def test_05_close_is_bounded_and_waiting_callers_fail_at_once(
+    twin: Twin, through: str, proxy: FaultProxy
+) -> None:
     proxy.mode = "silent"
     pool = twin.pool(through, min_size=3, kwargs={"connect_timeout": 20}, timeout=60)
     await do(pool.open())
@@ -154,7 +156,9 @@ async def test_05_a_graceful_close_lets_leases_end(twin: Twin) -> None:
     assert await twin.together(work, 2) == [None, True]
 
 
-async def test_06_several_may_wait_and_a_vain_wait_closes_nothing(twin: Twin, through: str, proxy: FaultProxy) -> None:
+async def test_06_several_may_wait_and_a_wait_that_times_out_closes_nothing(
+    twin: Twin, through: str, proxy: FaultProxy
+) -> None:
     proxy.mode = "refuse"
     async with within(twin.pool(through, min_size=2, backoff=QUICK)) as pool:
         with pytest.raises(psycopg_pool.PoolTimeout, match="0 of 2") as caught:
@@ -305,7 +309,7 @@ async def test_11_resize_never_leads_beyond_max_size(
         assert len(admin.sessions(application)) == 4
 
 
-async def test_12_max_waiting_counts_only_who_really_waits(twin: Twin) -> None:
+async def test_12_max_waiting_counts_only_callers_that_wait(twin: Twin) -> None:
     async with within(twin.pool(min_size=1, max_size=1, max_waiting=2)) as pool:
         async with within(pool.connection()):
             for _ in range(4):

@@ -136,7 +136,7 @@ async def test_a_caller_takes_a_returned_connection_while_its_connect_goes_on(wo
 
 
 @pytest.mark.parametrize("phase", ["TCP", "TLS", "HELLO", "AUTH", "CLIENT"])
-async def test_the_caller_hears_at_its_deadline_and_the_connect_goes_on(
+async def test_the_caller_gets_its_error_at_its_deadline_and_the_connect_goes_on(
     world: World, phase: str, certificates: Certificates
 ) -> None:
     with RogueRedis() as rogue:
@@ -394,7 +394,9 @@ async def test_who_connects(world: World, redis_server: RedisServer, given: dict
         assert pool.poolkit.describe()["connect_in_caller"] == Setting(bool(given), source)
 
 
-async def test_the_timeout_of_a_live_pool_decides_who_connects(world: World, redis_server: RedisServer) -> None:
+async def test_the_timeout_of_a_live_pool_decides_whether_callers_connect(
+    world: World, redis_server: RedisServer
+) -> None:
     async with world.pool(**at(redis_server, timeout=5)) as pool:
         config = lambda: pool.poolkit.config.connect_in_caller  # noqa: E731
         assert not config()

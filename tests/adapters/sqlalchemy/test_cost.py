@@ -31,7 +31,7 @@ def cost(pool: Any) -> float:
 @pytest.mark.parametrize(
     ("theirs", "ours"), [(QueuePool, PoolkitPool), (AsyncAdaptedQueuePool, AsyncPoolkitPool)], ids=["sync", "async"]
 )
-def test_29_a_checkout_costs_less_than_with_the_pool_it_stands_in_for(theirs: Any, ours: Any, fake: FakeDriver) -> None:
+def test_29_a_checkout_costs_less_than_with_queuepool(theirs: Any, ours: Any, fake: FakeDriver) -> None:
     """About half with SQLAlchemy 2.1 and two thirds with 2.0, side by side. The bound allows for a busy machine."""
     pools = theirs(fake), ours(fake, check_after_idle=1.0)
     cost(pools[0]), cost(pools[1])

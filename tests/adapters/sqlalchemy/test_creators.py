@@ -31,7 +31,7 @@ def test_the_error_of_a_failed_connect_has_a_cause_and_no_other_context() -> Non
 
 
 @pytest.mark.parametrize("record", [None, object(), Mock()], ids=["none", "object", "mock"])
-def test_a_connection_is_opened_for_a_record_of_somebody_else(postgres: PostgresServer, record: object) -> None:
+def test_a_connection_is_opened_for_a_record_that_is_not_the_pools(postgres: PostgresServer, record: object) -> None:
     """SQLAlchemy lets programs call ``pool._creator`` with any object."""
     engine = create_engine(
         postgres.sqlalchemy_url("psycopg").replace("127.0.0.1", "localhost"), poolclass=PoolkitPool, pool_size=1

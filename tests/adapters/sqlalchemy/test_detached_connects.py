@@ -105,7 +105,7 @@ def test_events_come_in_order_and_see_the_caller_s_context(make_engine: Any) -> 
     assert {context for _, context, _ in seen} == {"second"}
 
 
-def test_each_waiting_caller_hears_of_a_failed_connect_with_an_error_of_its_own(
+def test_each_waiting_caller_gets_its_own_error_for_a_failed_connect(
     make_engine: Any, postgres: PostgresServer
 ) -> None:
     engine = make_engine(make_url(postgres.sqlalchemy_url("psycopg")).set(database="nowhere"), pool_size=5)
@@ -232,7 +232,7 @@ def test_a_spike_of_tasks_that_the_open_connections_serve_opens_few_more(fake: A
     asyncio.run(main())
 
 
-def test_each_waiting_task_hears_of_a_failed_connect_with_an_error_of_its_own(postgres: PostgresServer) -> None:
+def test_each_waiting_task_gets_its_own_error_for_a_failed_connect(postgres: PostgresServer) -> None:
     url = make_url(postgres.sqlalchemy_url("psycopg_async")).set(database="nowhere")
 
     async def main() -> None:
@@ -284,7 +284,7 @@ def test_sqlite_connects_in_its_caller(databases: Databases) -> None:
     engine.dispose()
 
 
-def test_a_creator_that_needs_its_thread_is_told_of_the_setting() -> None:
+def test_the_error_for_a_creator_that_needs_its_thread_names_the_setting() -> None:
     pool = PoolkitPool(lambda: sqlite3.connect(":memory:"), name="local")
     for _ in range(2):
         with pytest.raises(poolkit.ConfigError, match=r"local: connect_in_caller=False: .* set connect_in_caller=True"):

@@ -21,7 +21,7 @@ from poolkit_adapters.sqlalchemy import (
 )
 
 
-def test_07_a_full_pool_says_who_holds_what(fake: Any) -> None:
+def test_07_the_error_of_a_full_pool_names_the_holders(fake: Any) -> None:
     pool = PoolkitPool(fake, pool_size=1, max_overflow=1, timeout=0.05, name="orders")
     held = [pool.connect(), pool.connect()]
     with pytest.raises(exc.TimeoutError) as caught:

@@ -79,7 +79,7 @@ def lose(caller: Any, proxy: FaultProxy, lost: str) -> None:
 
 @pytest.mark.parametrize("lost", LOST)
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_the_circuit_breaker_hears_of_a_lost_connection_that_cannot_be_replaced(
+def test_the_circuit_breaker_counts_a_lost_connection_that_cannot_be_replaced(
     postgres: PostgresServer, fault_proxy: Any, driver: str, lost: str
 ) -> None:
     proxy: FaultProxy = fault_proxy(postgres.host, postgres.port)

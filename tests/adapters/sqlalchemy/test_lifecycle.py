@@ -325,7 +325,7 @@ def test_invalidate_and_detach_give_their_place_to_the_next(make_engine: Any, so
 
 
 @since[2, 0, 25]
-def test_handle_error_hears_of_failed_pings(make_engine: Any, postgres: PostgresServer, fault_proxy: Any) -> None:
+def test_handle_error_is_called_for_failed_pings(make_engine: Any, postgres: PostgresServer, fault_proxy: Any) -> None:
     proxy = fault_proxy(postgres.host, postgres.port)
     url = postgres.sqlalchemy_url("psycopg").replace(f":{postgres.port}/", f":{proxy.port}/")
     engine = make_engine(url, check_after_idle=0, check_timeout=0.1)

@@ -537,7 +537,7 @@ def test_a_response_that_is_not_to_be_released_keeps_its_place_until_it_is(http_
         assert pool.poolkit.stats().in_use == 0
 
 
-def test_a_response_that_is_released_too_early_spoils_nobodys_answer(http_server: HTTPServer) -> None:
+def test_a_response_that_is_released_too_early_does_not_affect_the_next_answer(http_server: HTTPServer) -> None:
     with PoolkitHTTPConnectionPool("127.0.0.1", http_server.port, maxsize=1, block=True) as pool:
         pool.urlopen("GET", "/stream?chunks=3&ms=5", preload_content=False, release_conn=True)
         assert pool.request("GET", "/echo?key=mine").json()["key"] == "mine"
