@@ -43,7 +43,9 @@ class SyncConnector(Connector[Any]):
     def connect(self, timeout: float | None) -> Any:
         pool = self._pool()
         if pool is None:
-            raise _errors.PoolClosed("cannot open a connection: its pool no longer exists")
+            raise _errors.PoolClosed(
+                "cannot open a connection: the pool no longer exists; keep a reference to the pool"
+            )
         try:
             with self._attempts.under_way() as attempt:
                 return open_connection(pool, timeout, attempt)
@@ -104,7 +106,9 @@ class TaskConnector(AsyncConnector[Any]):
     async def connect(self, timeout: float | None) -> Any:
         pool = self._pool()
         if pool is None:
-            raise _errors.PoolClosed("cannot open a connection: its pool no longer exists")
+            raise _errors.PoolClosed(
+                "cannot open a connection: the pool no longer exists; keep a reference to the pool"
+            )
         try:
             left = caller_limit(pool.poolkit.config, timeout)
             if left is None:
