@@ -36,7 +36,7 @@ class Connects:
         pool, task = self._pool(), asyncio.current_task()
         assert task is not None  # asyncpg needs asyncio
         if pool is None:
-            raise PoolClosed("cannot open a connection: its pool no longer exists")
+            raise PoolClosed("cannot open a connection: the pool no longer exists; keep a reference to the pool")
         self._running.add(task)
         try:
             return await self._prepared(pool, await self._opened(pool, timeout))
