@@ -106,7 +106,9 @@ def size(
 @program.command()
 @click.argument("file", required=False, type=click.Path())
 @click.option("--pool", help="Check only this pool: its table of the file and its variables (default: all tables).")
-@click.option("--url", help="Connect to this server and compare with its limits: postgresql://, redis:// or http://.")
+@click.option(
+    "--url", help="Connect to this server and compare with its limits: postgresql://, redis://, valkey:// or http://."
+)
 @click.option(
     "--adapter",
     type=click.Choice(
