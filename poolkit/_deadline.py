@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Hashable
 from contextvars import ContextVar
@@ -22,12 +23,13 @@ __all__ = ("BLOCKS", "Running", "current", "deadline", "forget")
 class Running:
     """One block that is being executed."""
 
-    __slots__ = ("asked", "at", "outer", "owner")
+    __slots__ = ("asked", "at", "frame", "outer", "owner")
 
-    def __init__(self, owner: deadline, outer: Running | None) -> None:
+    def __init__(self, owner: deadline, outer: Running | None, frame: int) -> None:
         at = time.monotonic() + owner.seconds
         self.at: float = at if outer is None else min(at, outer.at)  # in seconds of time.monotonic()
         self.owner, self.outer = owner, outer
+        self.frame = frame  # the id() of the frame with the block: the frame itself would keep its variables
         # the last caller at each pool, by the id of the pool: in a long block there may be any number. No strong
         # references to a pool or to its parts: they would keep connections of a dropped pool open
         self.asked: dict[int, tuple[ref[PoolBase[Any]], ref[Core], Hashable, CallerClass | None]] = {}
@@ -108,12 +110,12 @@ class deadline:  # noqa: N801  it is used like a function
         self.seconds = seconds
 
     def __enter__(self) -> None:
-        block = Running(self, current())
+        block = Running(self, current(), id(sys._getframe(1)))
         BLOCKS.add(block)
         _current.set(block)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        block = self._entered()
+        block = self._entered(id(sys._getframe(1)))
         if block is None:
             return  # entered in the parent process
         BLOCKS.discard(block)
@@ -122,14 +124,22 @@ class deadline:  # noqa: N801  it is used like a function
         if not block.left() and (kind is None or issubclass(kind, Exception)):
             block.report()
 
-    def _entered(self) -> Running | None:
-        """Return the block that ends: the innermost one of this object."""
-        block = current()
-        while block is not None and block.owner is not self:
+    def _entered(self, frame: int) -> Running | None:
+        """Return the block that ends: the one of this object that was entered in the frame that leaves it now.
+
+        A generator may be closed in another thread or task, which may be inside a block of the same object. Where the
+        frames differ (``contextlib.ExitStack``), it is the innermost block of this object.
+        """
+        innermost, block = None, current()
+        while block is not None:
+            if block.owner is self:
+                if block.frame == frame:
+                    return block
+                innermost = innermost or block
             block = _running(block.outer)
-        if block is None:  # a generator that began in the context of another thread or task
-            block = next((one for one in BLOCKS.copy() if one.owner is self), None)
-        return block
+        others = [one for one in BLOCKS.copy() if one.owner is self]
+        same = next((one for one in others if one.frame == frame), None)
+        return same or innermost or (others[0] if others else None)
 
 
 def _after_fork_in_child() -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
@@ -293,6 +293,50 @@ def test_a_generator_may_be_ended_by_another_thread(nested: bool) -> None:
         thread.join()
         assert current() is mine
         assert ({mine} if nested else set()) == BLOCKS
+
+
+@pytest.mark.parametrize("begun_inside", [False, True], ids=("its-thread-is-outside", "its-thread-is-inside"))
+def test_a_generator_that_another_thread_ends_inside_the_same_object_leaves_that_threads_block(
+    begun_inside: bool,
+) -> None:
+    one = poolkit.deadline(NO_DEADLINE)
+    generator = blocks(one)
+    begun, ended = threading.Event(), threading.Event()
+    seen: list[Any] = []
+
+    def begin() -> None:
+        with one if begun_inside else nullcontext():
+            mine, inner = current(), next(generator)
+            begun.set()
+            ended.wait(PATIENCE)
+            seen.extend([inner is not mine, inner not in BLOCKS, current() is mine])
+
+    thread = threading.Thread(target=begin)
+    with one:
+        mine = current()
+        thread.start()
+        assert begun.wait(PATIENCE)
+        generator.close()
+        assert current() is mine is not None
+        ended.set()
+        thread.join()
+        assert seen == [True, True, True]
+        assert current() is mine
+    assert current() is None
+    assert not BLOCKS
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_stack_of_contexts_leaves_the_block_that_it_has_entered(inside: bool) -> None:
+    """Its frames at the beginning and at the end differ."""
+    one = poolkit.deadline(NO_DEADLINE)
+    with one if inside else nullcontext():
+        mine = current()
+        with ExitStack() as stack:
+            stack.enter_context(one)
+            assert current() is not mine
+        assert current() is mine
+        assert ({mine} if inside else set()) == BLOCKS
 
 
 def test_a_task_that_outlives_its_block_is_in_the_outer_one() -> None:
