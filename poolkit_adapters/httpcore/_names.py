@@ -8,7 +8,8 @@ as before.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -23,7 +24,10 @@ try:
 except ImportError:  # httpcore under trio alone
     anyio = None  # type: ignore[assignment, unused-ignore]
 
-__all__ = ("AsyncNamesBackend", "NamesBackend")
+__all__ = ("ON_ADDRESSES", "AsyncNamesBackend", "NamesBackend")
+
+ON_ADDRESSES: ContextVar[Callable[[int], object] | None] = ContextVar("poolkit_http_on_addresses", default=None)
+"""Called in threads with the number of addresses that are tried in turn: each of them has the time of the connect."""
 
 _PAUSE = 0.25
 """Seconds after which the next address is tried in parallel with one that does not answer (RFC 8305, 5). anyio and trio
@@ -59,7 +63,9 @@ class NamesBackend(httpcore.NetworkBackend):
             raise _failed(error) from error
         if found is None:
             return self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
-        left = _left(timeout, begun)
+        left, tell = _left(timeout, begun), ON_ADDRESSES.get()
+        if tell is not None:
+            tell(len(found))
         for address in found[:-1]:
             try:
                 return self._backend.connect_tcp(address, port, left, local_address, socket_options)

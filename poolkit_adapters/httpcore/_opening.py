@@ -154,12 +154,16 @@ class Opener(Generic[L]):
         self.links[id(link)] = link
         return kind(link, part, asked, _limit(owner, asked, timeout))
 
-    def longest(self, opening: Opening[L]) -> float:
-        """Return the most seconds of a connect with a limit: to a proxy and through it, in each attempt."""
+    def longest(self, opening: Opening[L], addresses: int = 1) -> float:
+        """Return the most seconds of a connect with a limit: to a proxy and through it, in each attempt.
+
+        In threads each of the ``addresses`` of a name has the limit.
+        """
         owner, read = self._owner(), opening.timeouts.get("read")
         retries = 0 if owner is None else owner._retries
-        step = (opening.limit or 0.0) + (read or 0.0)
-        return float(2 * _STEPS * step * (retries + 1) + 2**retries + 1)
+        limit = opening.limit or 0.0
+        steps = _STEPS * (limit + (read or 0.0)) + (addresses - 1) * limit
+        return float(2 * steps * (retries + 1) + 2**retries + 1)
 
     def error(self, error: BaseException) -> BaseException:
         """Return the error of a connect as the adapter's, and let go of what its frames hold."""

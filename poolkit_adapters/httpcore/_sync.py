@@ -28,7 +28,7 @@ from ._link import (
     takes_over,
     timeout_of,
 )
-from ._names import NamesBackend
+from ._names import ON_ADDRESSES, NamesBackend
 from ._network import WatchedBackend
 from ._opening import ASKED, NOBODY, Opening, error_of_wait
 from ._rest import read_rest
@@ -52,10 +52,12 @@ class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link])
         link = opening.link
         if opening.part is None:
             return link
+        told = None
         try:
             with self._attempts.under_way() as attempt:
                 if opening.limit is not None:
                     attempt.extend(self.opener.longest(opening))
+                    told = ON_ADDRESSES.set(lambda count: attempt.extend(self.opener.longest(opening, count)))
                 attempt.opening(partial(shut, link))
                 opening.part.handle_request(opening.request())
             if opening.finish():
@@ -65,6 +67,9 @@ class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link])
             self.close(link)
             raised = self.opener.error(error)
             raise raised from raised.__cause__
+        finally:
+            if told is not None:
+                ON_ADDRESSES.reset(told)
         return link
 
     def close(self, connection: _Link) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
+import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import anyio
 import httpcore
@@ -14,9 +17,12 @@ import pytest
 
 import poolkit
 from poolkit.testing.servers import HTTPServer
+from poolkit_adapters import _attempts
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.httpcore._names import ON_ADDRESSES
 from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 from tests.faults.proxy import FaultProxy
+from tests.support.resolver import ANSWERS, Resolver
 
 
 def test_07_waiting_for_a_connection_and_opening_one_are_two_times(
@@ -218,3 +224,31 @@ def test_breaker_for_each_origin(http_server: HTTPServer) -> None:
         assert caught.value.retry_after > 50
         assert client.get(http_server.url).status_code == 200
         assert transport.poolkit.stats().connect_errors == 2
+
+
+@pytest.mark.parametrize("read", [None, 5.0])
+@pytest.mark.parametrize("retries", [0, 2])
+def test_each_address_of_a_name_has_the_limit_of_the_connect(
+    retries: int, read: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``socket.create_connection()``. The pool gives the connect up only when the last one has had it."""
+    limit, resolver = 2.0, Resolver(monkeypatch)
+    resolver.addresses = [f"127.0.0.{number}" for number in range(1, 11)]
+    monkeypatch.setattr(_attempts, "time", types.SimpleNamespace(monotonic=float))  # the connects take no time
+    bounds: list[float] = []
+
+    class Dropping(httpcore.NetworkBackend):
+        def connect_tcp(self, *args: Any, **kwargs: Any) -> Any:
+            bounds.append(pool._connector.connect_bound(threading.get_ident(), limit))
+            raise httpcore.ConnectTimeout("no answer")
+
+        def sleep(self, seconds: float) -> None:
+            """Take no time."""
+
+    pool: Any = PoolkitConnectionPool(retries=retries)
+    pool._network_backend._backend = Dropping()
+    with pool, pytest.raises(httpcore.ConnectTimeout):
+        pool.request("GET", f"http://{ANSWERS}/", extensions={"timeout": {"connect": limit, "read": read}})
+    assert len(bounds) == 10 * (retries + 1)
+    assert min(bounds) > 10 * limit * (retries + 1)
+    assert ON_ADDRESSES.get() is None
