@@ -18,7 +18,7 @@ from poolkit.runtimes.names import addresses_async, is_name
 
 from ._time_limits import seconds_of
 
-__all__ = ("Hosts", "hosts_of", "longest")
+__all__ = ("Hosts", "attempts_of", "hosts_of", "longest", "share")
 
 
 class Hosts:
@@ -108,9 +108,26 @@ def longest(parameters: Mapping[str, Any]) -> float:
         1 if address or not (host in ("", "localhost") or is_name(host)) else 2  # libpq resolves it: IPv6 and IPv4
         for host, address in zip_longest(hosts, addresses, fillvalue="")
     )
-    if _given(parameters, "target_session_attrs", "PGTARGETSESSIONATTRS") == "prefer-standby":
-        attempts *= 2
-    return math.inf if limit is None else attempts * max(2, math.ceil(limit))  # whole seconds, at least 2
+    return math.inf if limit is None else attempts * _rounds(parameters) * max(2, math.ceil(limit))  # as in share()
+
+
+def attempts_of(parameters: Mapping[str, Any]) -> int:
+    """Return how many times libpq tries to connect at most: once for each address, or for each name without one."""
+    places = (_given(parameters, name, f"PG{name.upper()}") for name in ("host", "hostaddr"))
+    return (max(given.count(",") for given in places) + 1) * _rounds(parameters)
+
+
+def share(parameters: Mapping[str, Any], seconds: float) -> int:
+    """Return the ``connect_timeout`` with which all attempts together take ``seconds``: libpq has it for each of them,
+    in whole seconds, at least 2. Without this, one address that does not answer takes all of the time.
+    """
+    attempts = attempts_of(parameters)
+    return max(2, math.ceil(seconds) if attempts == 1 else int(seconds / attempts))
+
+
+def _rounds(parameters: Mapping[str, Any]) -> int:
+    """Return how many times libpq goes through the hosts."""
+    return 2 if _given(parameters, "target_session_attrs", "PGTARGETSESSIONATTRS") == "prefer-standby" else 1
 
 
 def _given(parameters: Mapping[str, Any], name: str, variable: str) -> str:

@@ -22,7 +22,8 @@ from ._errors import release_locals
 from ._hang_up import Connecting, hang_up
 
 __all__ = (
-    "Watch", "caller_limit", "limit_role_question", "loop_watch", "rollback_limit", "seconds_of", "whole_connect",
+    "Watch", "caller_limit", "limit_role_question", "loop_watch", "rest_of", "rollback_limit", "seconds_of",
+    "whole_connect",
 )  # fmt: skip
 
 _THREADS = ThreadRuntime()
@@ -48,6 +49,21 @@ def seconds_of(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return seconds if seconds > 0 else None
+
+
+def rest_of(timeout: float | None, longest: float, begun: float, what: str) -> float | None:
+    """Return the seconds that a connect leaves for what follows it (None: no limit), at most ``timeout``.
+
+    ``longest``: the most seconds of the driver's part, which may be longer, because libpq has at least 2 s for each
+    address. Raises TimeoutError if nothing is left for ``what``. A limit of 0 would blame the server for it.
+    """
+    if timeout is None:
+        return None
+    spent = time.monotonic() - begun
+    left = min(timeout, max(timeout, longest) - spent)
+    if left <= 0.0:
+        raise TimeoutError(f"the connect took {spent:.3g} s, all of its time: none is left for the {what}")
+    return left
 
 
 def rollback_limit(check_timeout: float | None, server: str) -> float | None:

@@ -21,7 +21,7 @@ from .._attempts import Attempt, Attempts
 from .._errors import release_locals
 from .._handshake import limit_answers
 from .._hang_up import Connecting, is_reachable
-from .._time_limits import Watch, caller_limit, seconds_of, whole_connect
+from .._time_limits import Watch, caller_limit, rest_of, seconds_of, whole_connect
 from ._checks import ServerChecks
 from ._names import look_up
 
@@ -100,15 +100,13 @@ class DbapiConnector(Connector[Any]):
 
     def _open(self, timeout: float | None, attempt: Attempt) -> Any:
         kwargs, restore, begun = dict(self._kwargs), None, time.monotonic()
-        name, limit, connection = self._timeout_argument, None, None
+        limit, shared, connection = None, None, None
         if timeout is not None:
-            limit = self._limited(kwargs, timeout)
+            limit, shared = self._limited(kwargs, timeout)
             attempt.extend(math.inf if limit is None else 2 * limit + 1.0)
             restore = None if limit is None else limit_answers(self.module.__name__, kwargs, limit)
-            if name is not None:
-                kwargs.setdefault(name, max(1, round(timeout)))
         try:
-            longest = look_up(self.module, self._args, kwargs, limit)
+            longest = look_up(self.module, self._args, kwargs, limit, shared)
             if timeout is not None:
                 attempt.extend(max(2 * (limit or 0.0), longest) + 1.0)
             attempt.opening()
@@ -127,9 +125,8 @@ class DbapiConnector(Connector[Any]):
                 f"{self.module.__name__}.connect() is asynchronous, but PooledDatabase needs a synchronous module",
                 "module",
             )
-        left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
-        if left is not None:  # otherwise nothing limits the setup, and nothing would end the session
-            attempt.extend(2 * left + 1.0)
+        if timeout is not None:  # otherwise nothing limits the setup, and nothing would end the session
+            attempt.extend(2 * timeout + 1.0)
             if is_reachable(connection):
                 attempt.opened(partial(self.watch.cut, connection))
         if restore is not None:
@@ -140,6 +137,9 @@ class DbapiConnector(Connector[Any]):
             limit_cancel(connection)
         if self._setup is not None:
             try:
+                left = rest_of(timeout, longest, begun, "setup")
+                if left is not None:
+                    attempt.extend(2 * left + 1.0)
                 with self.watch.limit(connection, left, "setup"):
                     self._setup(connection)
                     connection.commit()  # its settings must survive the first rollback
@@ -151,15 +151,19 @@ class DbapiConnector(Connector[Any]):
                 raise
         return connection
 
-    def _limited(self, kwargs: dict[str, Any], timeout: float) -> float | None:
-        """Return the limit of the module's connect: ``timeout``, or the limit in its own arguments (None: no limit).
+    def _limited(self, kwargs: dict[str, Any], timeout: float) -> tuple[float | None, float | None]:
+        """Write the limit of the module's connect into ``kwargs``, unless the application has given one, and return it:
+        ``timeout``, or the application's (None: no limit). A caller that connects itself lowers the latter.
 
-        A caller that connects itself lowers the latter.
+        Also return the seconds that all addresses share (None: the application's limit is one for each).
         """
         name = self._timeout_argument
-        own = None if name is None else kwargs.get(name)
-        if name is None or own is None:
-            return timeout
+        if name is None:
+            return timeout, None
+        own = kwargs.get(name)
+        if own is None:
+            kwargs.setdefault(name, max(1, round(timeout)))
+            return timeout, timeout
         limit = seconds_of(own)
         pool = None if self.pool is None else self.pool()
         left = None if pool is None else caller_limit(pool.config, timeout)
@@ -167,7 +171,7 @@ class DbapiConnector(Connector[Any]):
             mine = max(1, round(left))
             if not limit or mine < limit:  # otherwise the argument stays as it is: libpq takes no float
                 limit = kwargs[name] = mine
-        return limit
+        return limit, left
 
     def connect_bound(self, thread: int, timeout: float | None) -> float | None:
         """See ``poolkit.Connector``. A module without a connect timeout has a limit all the same."""

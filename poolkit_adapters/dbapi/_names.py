@@ -13,13 +13,22 @@ from typing import Any
 
 from poolkit.runtimes.names import addresses, is_name
 
-from .._libpq import hosts_of, longest
+from .._libpq import attempts_of, hosts_of, longest, share
+from .._time_limits import seconds_of
 
 __all__ = ("look_up",)
 
 
-def look_up(module: ModuleType, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float | None) -> float:
+def look_up(
+    module: ModuleType,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    seconds: float | None,
+    shared: float | None,
+) -> float:
     """Wait until the resolver knows the host of a connect, and for libpq put its addresses into ``kwargs``.
+
+    If there are several, each one has an equal part of ``shared`` seconds (None: the limit that was given).
 
     Returns the most seconds of the connect (math.inf: no limit), as modules have a limit for each address. Raises
     TimeoutError after ``seconds`` (None: no limit). A name that does not exist is left to the module, which has an
@@ -34,7 +43,12 @@ def look_up(module: ModuleType, args: tuple[Any, ...], kwargs: dict[str, Any], s
             if isinstance(hosts.error, TimeoutError) and not hosts.parameters():
                 raise hosts.error
             kwargs.update(hosts.parameters())
-        return longest({**parsed, **kwargs})
+        given = {**parsed, **kwargs}
+        if shared is not None and attempts_of(given) > 1:
+            own, mine = seconds_of(kwargs.get("connect_timeout")), share(given, shared)
+            if own is None or mine < own:
+                given["connect_timeout"] = kwargs["connect_timeout"] = mine
+        return longest(given)
     host = kwargs.get("host", "")
     found: list[str] | None = None
     if name != "sqlite3" and is_name(host):

@@ -18,7 +18,7 @@ from poolkit.errors import describe, said, shown
 from .._attempts import Attempt, Attempts
 from .._errors import release_locals
 from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
-from .._time_limits import Watch
+from .._time_limits import Watch, rest_of
 from ._counters import Outage
 from ._errors import CheckFailed, ConnectTimeout, LeaseOverdue, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
@@ -86,8 +86,10 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         begun = time.monotonic()
         try:
             kwargs = with_addresses(conninfo, kwargs, timeout)
+            longest = 0.0
             if timeout is not None:
-                attempt.extend(max(2 * timeout, longest_connect(conninfo, kwargs)) + 1.0)
+                longest = longest_connect(conninfo, kwargs)
+                attempt.extend(max(2 * timeout, longest) + 1.0)
             attempt.opening()
             connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
@@ -100,11 +102,13 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._counters.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = adopted(pool, connection)
         try:
-            left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
-            if left is not None:
-                attempt.extend(2 * left + 1.0)
+            if timeout is not None:
+                attempt.extend(2 * timeout + 1.0)
             attempt.opened(partial(self._watch.cut, connection))
             if pool._configure is not None:
+                left = rest_of(timeout, longest, begun, "configure callback")
+                if left is not None:
+                    attempt.extend(2 * left + 1.0)
                 with self._watch.limit(connection, left, "configure callback"):
                     pool._configure(connection)
                 if not is_clean(connection.pgconn):

@@ -16,7 +16,7 @@ import psycopg
 
 from poolkit.runtimes.names import addresses
 
-from .._libpq import Hosts, hosts_of, longest
+from .._libpq import Hosts, hosts_of, longest, share
 from ._config import parse
 
 __all__ = ("longest_connect", "with_addresses", "with_addresses_async")
@@ -55,11 +55,7 @@ def _limited(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> di
     given = {**(parse(conninfo) if conninfo else {}), **kwargs}
     if timeout is None or timeout == math.inf or "connect_timeout" in given or "PGCONNECT_TIMEOUT" in os.environ:
         return kwargs
-    attempts = max(str(given.get(name) or "").count(",") for name in ("host", "hostaddr")) + 1
-    if given.get("target_session_attrs") == "prefer-standby":
-        attempts *= 2
-    seconds = math.ceil(timeout) if attempts == 1 else int(timeout / attempts)
-    return {**kwargs, "connect_timeout": max(2, seconds)}  # libpq: whole seconds, at least 2
+    return {**kwargs, "connect_timeout": share(given, timeout)}
 
 
 def _places(conninfo: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class WatchedRecord(Record):
         if left is not None:
             progress = self._io.attempts.here()
             if progress is not None:
-                progress.extend(2 * left + 1.0)  # libpq rounds up, and has one limit for each address
+                progress.extend(2 * left + 1.0)  # libpq rounds up
             self._watched = driver
             self._io.watch.begin(driver, left)
 

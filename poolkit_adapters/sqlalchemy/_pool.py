@@ -121,8 +121,8 @@ class BasePool(SQLAlchemyPool):
             debug=debug,
             runtime=self._runtime,
         )
-        limit_connects(self._dialect, settled)
         look_up_first(self._dialect)
+        limit_connects(self._dialect, settled)
         watch(self._dialect)
         join_wrapped(self._dialect)
         self._rest = Rest(self)

@@ -1,25 +1,38 @@
-"""A connect over several addresses: libpq tries them in turn, each within ``connect_timeout``. It is given up only when
-the last one has had its time, so that a server behind it can be reached.
+"""A connect over several addresses: libpq tries them in turn, each within ``connect_timeout``. So poolkit gives each of
+them an equal part of the time, and gives the connect up only when the last one has had it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+import socket
 import threading
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import URL, create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from poolkit import PoolConfig
 from poolkit.testing.servers import PostgresServer
-from poolkit_adapters import _attempts
-from poolkit_adapters._libpq import longest
+from poolkit_adapters import _attempts, _time_limits
+from poolkit_adapters import sqlalchemy as sa
+from poolkit_adapters._libpq import longest, share
+from poolkit_adapters._time_limits import rest_of
+from poolkit_adapters.dbapi import PooledDatabase, _connector
 from poolkit_adapters.dbapi._connector import DbapiConnector
+from poolkit_adapters.dbapi._names import look_up
 from poolkit_adapters.psycopg import PoolkitConnectionPool
+from poolkit_adapters.psycopg import _connector as _psycopg_connector
 from poolkit_adapters.psycopg._connector import PsycopgConnector
+from poolkit_adapters.sqlalchemy._connect_time import Attempt, _listener
 from tests.support.resolver import ANSWERS, Resolver
+from tests.support.waiting import PATIENCE
 
 LIMIT = 2.0
 """The limit of a whole connect in seconds."""
@@ -132,3 +145,181 @@ def test_the_longest_connect_of_libpq(
     for name in ("PGHOST", "PGHOSTADDR", "PGCONNECT_TIMEOUT", "PGTARGETSESSIONATTRS"):
         monkeypatch.delenv(name, raising=False)
     assert longest(parameters) == seconds
+
+
+# -- each address has its part of the time ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "seconds", "each"),
+    [
+        ({"host": "127.0.0.1"}, 4.2, 5),
+        ({"host": "127.0.0.1"}, 0.5, 2),
+        ({"host": "a", "hostaddr": "127.0.0.1,127.0.0.2"}, 7.0, 3),
+        ({"host": "a,b", "hostaddr": ","}, 8.0, 4),
+        ({"host": "a,b,c,d"}, 5.0, 2),
+        ({"host": "a,b", "target_session_attrs": "prefer-standby"}, 16.0, 4),
+    ],
+)
+def test_the_attempts_of_libpq_share_the_time(
+    parameters: dict[str, Any], seconds: float, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PGHOST", "PGHOSTADDR", "PGTARGETSESSIONATTRS"):
+        monkeypatch.delenv(name, raising=False)
+    assert share(parameters, seconds) == each
+
+
+FOUR_ADDRESSES = {"host": "a,a,a,a", "hostaddr": "127.0.0.1,127.0.0.2,127.0.0.3,127.0.0.4"}
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "psycopg2"])
+@pytest.mark.parametrize(
+    ("settings", "most", "own", "given", "whole"),
+    [
+        ({"connect_timeout": 20.0}, None, None, 5, 20.0),
+        ({"connect_timeout": 1.0}, None, None, 2, 8.0),  # libpq: at least 2 s
+        ({"connect_timeout": 20.0}, None, 3, 3, 12.0),  # the application's own, for each of them
+        ({"connect_timeout": 20.0}, 12.0, None, 3, 12.0),  # a caller that connects itself has less time
+        ({"connect_timeout": 20.0}, 12.0, 60, 3, 12.0),
+        ({}, None, None, 32, 130.0),
+        ({"connect_timeout": None}, None, None, None, None),
+    ],
+)
+def test_addresses_share_the_time_in_sqlalchemy(
+    driver: str, settings: dict[str, Any], most: float | None, own: int | None, given: int | None, whole: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    config = PoolConfig(**settings) if settings else _unsaid()
+    attempt = Attempt(config, most)
+    record = types.SimpleNamespace(attempt=attempt, begun=lambda attempt: None)
+    keywords: dict[str, Any] = dict(FOUR_ADDRESSES)
+    if own is not None:
+        keywords["connect_timeout"] = own
+    _listener(driver, config.connect_timeout)(None, record, (), keywords)
+    assert keywords.get("connect_timeout") == given
+    assert attempt.seconds == whole
+
+
+def _unsaid() -> PoolConfig:
+    """Return the settings of an engine whose user has set no limit."""
+    engine = create_engine("postgresql+psycopg://", poolclass=sa.PoolkitPool)
+    try:
+        pool: Any = engine.pool
+        config: PoolConfig = pool.poolkit.config
+        return config
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize("name", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize(
+    ("shared", "own", "given"), [(20.0, None, 5), (1.0, None, 2), (20.0, 3, 3), (20.0, 30, 5), (None, 30, 30)]
+)
+def test_addresses_share_the_time_in_the_dbapi_pool(
+    name: str, shared: float | None, own: int | None, given: int, resolver: Resolver
+) -> None:
+    keywords: dict[str, Any] = {"host": ANSWERS, "port": 5432}
+    if own is not None:
+        keywords["connect_timeout"] = own
+    assert look_up(types.ModuleType(name), (), keywords, LIMIT, shared) == 4 * given
+    assert keywords["connect_timeout"] == given
+
+
+@pytest.fixture
+def silent(postgres: PostgresServer, resolver: Resolver) -> Iterator[None]:
+    """The name has two addresses; at the first one nobody answers."""
+    resolver.addresses = ["127.0.0.2", postgres.host]
+    with socket.create_server(("127.0.0.2", postgres.port)):
+        yield
+
+
+def through_dbapi(postgres: PostgresServer, **limits: Any) -> Any:
+    dsn = {name: value for name, value in postgres.dsn.items() if name != "host"}
+    with PooledDatabase(psycopg, host=ANSWERS, **dsn, acquire_timeout=PATIENCE, **limits) as database:
+        with database.connect() as connection:
+            return _reached(connection)
+
+
+def _reached(connection: Any) -> tuple[str, str]:
+    """Return the limit of each attempt, and the address that has answered."""
+    return connection.info.get_parameters()["connect_timeout"], connection.info.hostaddr
+
+
+def _url(postgres: PostgresServer) -> URL:
+    return URL.create("postgresql+psycopg", postgres.user, postgres.password, ANSWERS, postgres.port, postgres.dbname)
+
+
+def through_sqlalchemy(postgres: PostgresServer, connect_kwargs: Any = None, **limits: Any) -> Any:
+    engine = create_engine(
+        _url(postgres), poolclass=sa.PoolkitPool, pool_timeout=PATIENCE, connect_args=connect_kwargs or {}, **limits
+    )
+    try:
+        with engine.connect() as connection:
+            return _reached(connection.connection.driver_connection)
+    finally:
+        engine.dispose()
+
+
+def through_async_sqlalchemy(postgres: PostgresServer, connect_kwargs: Any = None, **limits: Any) -> Any:
+    async def main() -> Any:
+        engine = create_async_engine(
+            _url(postgres), poolclass=sa.AsyncPoolkitPool, pool_timeout=PATIENCE, connect_args=connect_kwargs or {},
+            **limits,
+        )  # fmt: skip
+        try:
+            async with engine.connect() as connection:
+                return _reached((await connection.get_raw_connection()).driver_connection)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(main())
+
+
+THROUGH: list[Callable[..., Any]] = [through_dbapi, through_sqlalchemy, through_async_sqlalchemy]
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize("through", THROUGH, ids=lambda through: through.__name__)
+@pytest.mark.parametrize(
+    "limits", [{"connect_timeout": 4.0}, {"connect_kwargs": {"connect_timeout": 2}}], ids=("of-the-pool", "of-libpq")
+)
+def test_an_address_that_does_not_answer_leaves_time_for_the_next_one(
+    through: Callable[..., Any], limits: dict[str, Any], postgres: PostgresServer
+) -> None:
+    """Statements of "connect" events included."""
+    assert through(postgres, **limits) == ("2", postgres.host)
+
+
+# -- what follows the connect -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("silent")
+def test_setup_has_the_time_of_the_address_that_answers(postgres: PostgresServer) -> None:
+    """The first address has used up all of ``connect_timeout``: libpq has at least 2 s for each."""
+    done: list[Any] = []
+
+    def setup(connection: Any) -> None:
+        done.append(connection.execute("select 1 from pg_sleep(0.2)").fetchone())
+
+    through_dbapi(postgres, connect_timeout=LIMIT, setup=setup)
+    assert done == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("longest", "spent", "left"), [(2.0, 0.5, 1.5), (8.0, 1.0, 2.0), (8.0, 7.0, 1.0), (math.inf, 50.0, 2.0)]
+)
+def test_the_rest_of_a_connect(longest: float, spent: float, left: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_time_limits, "time", types.SimpleNamespace(monotonic=lambda: spent))
+    assert rest_of(2.0, longest, 0.0, "setup") == left
+    assert rest_of(None, longest, 0.0, "setup") is None
+
+
+@pytest.mark.parametrize(("of", "module"), [(dbapi, _connector), (pool, _psycopg_connector)])
+def test_a_connect_that_took_all_of_its_time_is_blamed_for_it(
+    of: Any, module: Any, postgres: PostgresServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the server, which would have answered the setup."""
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: time.monotonic() - 100.0))
+    with pytest.raises(TimeoutError, match=r"the connect took 1\d\d s, all of its time: none is left for the"):
+        of(" ".join(f"{name}={value}" for name, value in postgres.dsn.items()), {})
