@@ -13,6 +13,7 @@ from ._core.maintenance import pinged
 from ._core.queue import Request
 from ._core.slots import IN_USE, RESETTING, Held, Slot
 from ._core.state import Phase
+from ._deadline import current
 from ._log import logger
 from ._operations import BrokenContract, Operations, broken, returned
 from .connector import Verdict
@@ -375,7 +376,7 @@ class ThreadDriver(Driver[C]):
         error)``: called if the connect is given up, before it returns.
         """
         pool, attempts = self._pool, self._of_core()
-        attempt = attempts.begin(slot, self._connect_limit(), on_give_up)
+        attempt = attempts.begin(slot, self.connect_limit(), on_give_up)
         try:
             refuse_closed(pool)  # the pool may have been closed since the core decided to connect
             opened = self.connect(slot, attempt.limit)
@@ -405,12 +406,16 @@ class ThreadDriver(Driver[C]):
                     queue.move_first(here)
         return self.arrived(slot, opened)
 
-    def _connect_limit(self) -> float | None:
+    def connect_limit(self) -> float | None:
         """Return the seconds for a connect that is not bounded by a caller's deadline. If no thread can be started and
-        callers connect themselves, it is at most ``acquire_timeout``.
+        callers connect themselves, it is at most ``acquire_timeout`` and what is left of the caller's block.
         """
         config = self._pool._config
-        limits = (config.connect_timeout, config.acquire_timeout if self._pool._gate.alone else None)
+        limits = [config.connect_timeout]
+        if self._pool._gate.alone:
+            block = current()
+            # more than 0, which means no limit to some drivers
+            limits += [config.acquire_timeout, None if block is None else max(0.001, block.left())]
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _close_job(self, slot: Slot) -> None:

@@ -20,7 +20,7 @@ from ._operations import BrokenContract
 from ._priority import chosen
 from .config import PoolConfig
 from .connector import Verdict
-from .errors import ConfigError, LeaseOverdue, PoolError, UsageError, describe
+from .errors import ConfigError, ConnectTimeout, LeaseOverdue, PoolError, UsageError, describe
 from .events import Event, EventKind, FailReason
 from .policies.classes import CallerClass, Classes
 from .policies.retire import NEVER
@@ -84,10 +84,17 @@ def _within(limit: float | None, left: float | None) -> float | None:
     return limit if left is None else min(limit or NEVER, left)
 
 
-def _raise_late(pool: PoolBase[Any], request: Request, error: BaseException, left: float | None, spent: float) -> None:
-    """The caller's own connect has failed: if the engine has ended it at the caller's deadline, raise its error."""
-    if type(error) is TimeoutError and left is not None and spent >= left:
+def _raise_late(
+    pool: PoolBase[Any], request: Request, error: BaseException, left: float | None, bound: float | None, spent: float
+) -> None:
+    """The caller's own connect has failed: raise the pool's error if the engine has ended it, at the caller's deadline
+    or after ``connect_timeout``.
+    """
+    if type(error) is not TimeoutError or bound is None or spent < bound:
+        return
+    if left is not None and spent >= left:
         raise pool._gate.step(_time_out, pool, request, pool._clock())
+    raise ConnectTimeout(f"{pool.name}: no connection within connect_timeout={bound:g}: {describe(error)}") from error
 
 
 def _time_out(pool: PoolBase[Any], request: Request, now: float) -> PoolError:
@@ -448,14 +455,15 @@ class TaskSlowPath(SlowPath[C]):
         """The caller connects itself, as its driver requires."""
         pool, began = self._pool, self._clock()
         left = _left(pool, request, deadline, began)
-        core, request.outcome, bound = pool._core, None, None if pool._driver.operations.bounds_connects else left
+        core, request.outcome = pool._core, None
         limit = _within(pool._config.connect_timeout, left)
+        bound = None if pool._driver.operations.bounds_connects else limit
         try:
             opened = await runtime.bounded(bound, pool._driver.connect, slot, limit)
         except BaseException as error:
             if core is pool._core:
                 pool._driver.connect_failed(core, slot, error)
-                _raise_late(pool, request, error, bound, self._clock() - began)
+                _raise_late(pool, request, error, left, bound, self._clock() - began)
             raise
         now = self._clock()
         request.connecting += now - began

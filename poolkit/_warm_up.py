@@ -6,8 +6,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ._core import commands
+from ._deadline import current
 from ._driver import refuse_closed
-from ._slow_path import deadline_of
+from ._slow_path import DEFAULT, deadline_of
 from .errors import ConfigError, ConnectFailed, describe
 from .policies.retire import NEVER
 
@@ -57,7 +58,10 @@ def warm_up_in_threads(pool: Pool[Any], count: int | None, timeout: float | None
     counter = threading.Lock()
     for _ in range(min(len(slots), pool._core.max_connecting)):
         pool._runtime.spawn(work)
-    deadline = deadline_of(timeout, pool._config, pool._clock())
+    driver = pool._driver
+    limit = driver.connect_limit()
+    bounded = driver.operations.bound(threading.get_ident(), limit) is not None or limit is not None
+    deadline = _deadline(pool, timeout, bounded=bounded)
     while left and (rest := deadline - pool._clock()) > 0:
         parker.wait(None if deadline == NEVER else rest)
     if errors or left:
@@ -94,7 +98,7 @@ async def warm_up_in_tasks(pool: AsyncPool[Any], count: int | None, timeout: flo
 
     for _ in range(min(len(slots), pool._core.max_connecting)):
         runtime.spawn(work)
-    deadline = deadline_of(timeout, pool._config, pool._clock())
+    deadline = _deadline(pool, timeout, bounded=pool._config.connect_timeout is not None)
     while left and (rest := deadline - pool._clock()) > 0:
         await parker.wait(None if deadline == NEVER else rest)
     if errors or left:
@@ -109,6 +113,16 @@ def _wanted(pool: PoolBase[Any], count: Any) -> int:
         raise ConfigError(f"warm_up({count!r}): must be a number of connections, 0 or more", "count")
     refuse_closed(pool)
     return count
+
+
+def _deadline(pool: PoolBase[Any], timeout: float | None, *, bounded: bool) -> float:
+    """Return when the caller of ``warm_up()`` must go on. ``bounded``: each connect ends in a time of its own.
+
+    Where it does not, nobody would end the wait. The caller then waits as long as for a connection.
+    """
+    now, block = pool._clock(), current()
+    end = deadline_of(DEFAULT if timeout is None and not bounded else timeout, pool._config, now)
+    return end if block is None else min(end, now + block.left())
 
 
 def _failure(pool: PoolBase[Any], count: int, errors: list[BaseException], late: int) -> ConnectFailed:

@@ -230,7 +230,7 @@ class AsyncConnector(_Base[C]):
 
     bounds_connects: bool = False
     """Whether ``connect`` keeps to ``timeout`` by itself, for example for each of several attempts. Otherwise the
-    engine cancels it after ``connect_timeout`` seconds, or with ``connect_in_caller`` at the caller's deadline."""
+    engine cancels it after ``connect_timeout`` seconds, and with ``connect_in_caller`` at the caller's deadline."""
 
     any_loop: bool = False
     """Whether an idle connection is independent of event loops, so that any asyncio loop may use the pool. Methods are

@@ -26,6 +26,7 @@ from poolkit import (
 )
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import NO_DEADLINE, Rig, ask
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
@@ -411,6 +412,22 @@ async def test_warm_up_within_a_time(make: Make) -> None:
             await rig.warm_up(3, timeout=0.02)
         gate.set()
         await rig.until(lambda: rig.stats.idle == 3)  # the connects go on, and their connections are kept
+
+
+async def test_warm_up_waits_as_long_as_a_caller_where_a_connect_has_no_limit(make: Make) -> None:
+    """Otherwise a server that never answers holds it for ever."""
+    async with make(max_size=8, connect_timeout=None, acquire_timeout=0.02) as rig:
+        rig.connector.hold("connect")
+        with anyio.fail_after(PATIENCE), pytest.raises(ConnectFailed, match="3 of 3 did not finish in time"):
+            await rig.warm_up(3)
+        rig.connector.free_all()
+        await rig.until(lambda: rig.stats.idle == 3)
+
+
+async def test_warm_up_waits_as_long_as_its_connects_may_take(make: Make) -> None:
+    async with make(max_size=8, acquire_timeout=0.001, max_connecting=1, features={"connect": 0.01}) as rig:
+        await rig.warm_up(3)
+        assert rig.stats.idle == 3
 
 
 async def test_warm_up_beside_callers(make: Make) -> None:

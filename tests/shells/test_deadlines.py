@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 import poolkit
-from poolkit import AcquireTimeout, AsyncPool, OverloadConfig, Pool, UsageError
+from poolkit import AcquireTimeout, AsyncPool, ConnectFailed, ConnectTimeout, OverloadConfig, Pool, UsageError
 from poolkit._deadline import BLOCKS, current
 from poolkit.testing import AsyncFakeConnector, FakeConnector
 from tests.shells.kit import ASYNC, NO_DEADLINE, Rig
@@ -108,7 +108,25 @@ async def test_its_own_connect_has_what_is_left_of_its_block(make: Make, timeout
 
 
 @ASYNC
-@pytest.mark.parametrize("limit", [0.001, NO_DEADLINE, None])
+@pytest.mark.parametrize("timeout", [NO_DEADLINE, None, 0.0])
+async def test_its_own_connect_in_a_task_ends_after_connect_timeout(make: Make, timeout: float | None) -> None:
+    """In a block or not, whatever the driver does with its limit."""
+    async with make(
+        max_size=1, features={"in_caller": True}, connect_timeout=0.02, acquire_timeout=NO_DEADLINE, name="db"
+    ) as rig:
+        rig.connector.hold("connect")
+        for lease in (rig.lease(timeout), in_block(rig, NO_DEADLINE, timeout)):
+            with anyio.fail_after(PATIENCE), pytest.raises(ConnectTimeout, match="db: no connection within connect_"):
+                await lease
+        assert (rig.stats.timeouts, rig.stats.connect_errors) == (0, 2)
+        await rig.until(lambda: rig.stats.size == 0)
+        rig.connector.free_all()
+        rig.pool.reconfigure(connect_timeout=PATIENCE)
+        await rig.give(await rig.lease())
+
+
+@ASYNC
+@pytest.mark.parametrize("limit", [NO_DEADLINE, None])
 async def test_its_own_connect_in_a_task_ends_with_its_block(make: Make, limit: float | None) -> None:
     """This holds however the driver treats its limit."""
     async with make(max_size=1, features={"in_caller": True}, connect_timeout=limit) as rig:
@@ -180,6 +198,24 @@ def test_a_cancellation_at_the_end_of_a_connect_is_not_lost() -> None:
             pool._connector.free_all()
 
     asyncio.run(main())
+
+
+async def test_warm_up_waits_no_longer_than_its_block(make: Make) -> None:
+    async with make(max_size=2) as rig:
+        rig.connector.hold("connect")
+
+        def in_thread() -> None:
+            with poolkit.deadline(0.02):
+                rig.pool.warm_up(2)
+
+        with anyio.fail_after(PATIENCE), pytest.raises(ConnectFailed, match="2 of 2 did not finish in time"):
+            if rig.threads:
+                await rig.call(in_thread)
+            else:
+                with poolkit.deadline(0.02):
+                    await rig.pool.warm_up(2)
+        rig.connector.free_all()
+        await rig.until(lambda: rig.stats.idle == 2)
 
 
 def test_the_earliest_of_nested_blocks_counts() -> None:

@@ -5,6 +5,7 @@ No caller waits in vain and nothing is lost: callers do the work of the threads 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import poolkit
 from poolkit import Budget, Pool
 from poolkit.cluster import Cluster, NoNodeAvailable
 from poolkit.runtimes import threads
@@ -104,6 +106,30 @@ def test_a_sleeping_caller_retries_too(refusal: Refusal) -> None:
     waiter.join(PATIENCE)
     assert served
     pool.release(served.pop())
+    pool.close()
+
+
+@pytest.mark.filterwarnings("ignore::poolkit.PoolConfigWarning")
+@pytest.mark.parametrize("acquire_timeout", [None, PATIENCE])
+def test_a_connect_of_a_caller_has_what_is_left_of_its_block(refusal: Refusal, acquire_timeout: float | None) -> None:
+    refusal.left = 10**9
+    connector = FakeConnector()
+    connect, limits = connector.connect, list[Any]()
+
+    def noted(limit: float | None) -> Any:
+        limits.append(limit)
+        return connect(limit)
+
+    connector.connect = noted  # type: ignore[method-assign]
+    pool = Pool(connector, max_size=3, acquire_timeout=acquire_timeout, connect_timeout=None)
+    assert pool._gate.alone or pool.acquire()
+    for seconds in (PATIENCE / 2, 0.0):
+        with poolkit.deadline(seconds), contextlib.suppress(poolkit.AcquireTimeout):
+            pool.acquire()
+    assert pool._gate.alone
+    *_, in_time, late = limits
+    assert 0.0 < in_time <= PATIENCE / 2
+    assert late == 0.001
     pool.close()
 
 
