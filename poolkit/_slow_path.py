@@ -46,6 +46,9 @@ class Default:
 
 DEFAULT = Default()
 
+_EARLY = 0.001
+"""Seconds by which a timer may end a connect before its time, as the pool's clock tells it: both round."""
+
 
 def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float) -> float:
     """Return when a call that starts now must end; NEVER for a timeout of None. Raises ConfigError if it is no time."""
@@ -90,6 +93,7 @@ def _raise_late(
     """The caller's own connect has failed: raise the pool's error if the engine has ended it, at the caller's deadline
     or after ``connect_timeout``.
     """
+    spent += _EARLY
     if type(error) is not TimeoutError or bound is None or spent < bound:
         return
     if left is not None and spent >= left:

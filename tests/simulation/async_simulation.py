@@ -19,7 +19,7 @@ from poolkit import _begin, _binding, _registry
 from poolkit._async import AsyncLease, AsyncPool
 from poolkit.config import BackoffConfig, PoolConfigWarning
 from poolkit.connector import AsyncConnector
-from poolkit.errors import AcquireTimeout
+from poolkit.errors import AcquireTimeout, ConnectTimeout
 from poolkit.testing.connectors import FakeConnection
 from tests.support.story import Story
 
@@ -149,7 +149,9 @@ class AsyncPoolSimulation:
             if loop.clock.now - begun < LONG:
                 return
             raise AssertionError(f"a caller was forgotten: {error}") from error
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectTimeout) as error:
+            if isinstance(error, ConnectTimeout) and not self.server.connect_in_caller:
+                raise
             return  # it connected by itself
         connection = lease.connection
         self.server.handed_out(connection, cleared)
