@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ._core import commands
 from ._core.effects import Do
+from ._core.endpoints import Endpoint
 from ._core.machine import Core
 from ._core.maintenance import pinged
 from ._core.queue import Request
@@ -18,13 +20,13 @@ from ._log import logger
 from ._operations import BrokenContract, Operations, broken, returned
 from .connector import Verdict
 from .errors import PoolClosed, describe, name_missing_descriptor, name_own_thread, shown_again
-from .policies.retire import NEVER
+from .policies.retire import LONGEST, NEVER
 from .runtimes.base import AsyncParker, AsyncRuntime, Runtime
 
 if TYPE_CHECKING:
     from ._pool_base import PoolBase
 
-__all__ = ("Attempt", "Attempts", "Driver", "TaskDriver", "ThreadDriver", "refuse_closed")
+__all__ = ("Attempt", "Attempts", "Driver", "Loops", "TaskDriver", "ThreadDriver", "refuse_closed")
 
 C = TypeVar("C")
 OnGiveUp = Callable[[Slot, BaseException | None], object]
@@ -240,10 +242,57 @@ class Attempts:
             attempt.reported.set()  # here, because listeners run before the step returns
 
 
+class Loops:
+    """Connections that belong to event loops, of which several may use one pool. The parkers of callers know theirs."""
+
+    def __init__(self, pool: PoolBase[Any]) -> None:
+        self._pool = pool
+
+    def arrives(self, request: Any) -> None:
+        """A connection has been opened in the event loop of this caller, or of a caller in that loop if this one is
+        served: it comes first. Called under the lock.
+        """
+        home, first = request.parker.home, request.endpoint.queue.first()
+        if first is not None and first.parker.home is not home:
+            _move_first(request.endpoint, home, (request,) if request.queued else request.endpoint.requests)
+
+    def returns(self, home: object) -> None:
+        """A connection of the event loop ``home`` is about to be returned.
+
+        The oldest caller in that loop gets it. One in another loop would replace it, and does so only after it has
+        waited for ``LONGEST`` seconds.
+        """
+        self._pool._gate.post(self._prefer, home)
+
+    def _prefer(self, home: object) -> None:
+        endpoint = self._pool._endpoint
+        first: Any = endpoint.queue.first()
+        if first is not None and first.parker.home is not home and self._pool._clock() - first.since <= LONGEST:
+            _move_first(endpoint, home, endpoint.requests)
+
+    def replaced(self, connection: Any, began: float) -> None:
+        """An adapter has replaced a leased connection in place, by a connect that began at ``began``. Count it."""
+        pool = self._pool
+        held = pool._leased.get(id(connection))
+        if held is not None:
+            pool._gate.step(commands.replaced, pool._core, held, began, pool._clock())
+
+
+def _move_first(endpoint: Endpoint, home: object, callers: Iterable[Any]) -> None:
+    """Put the first of these callers that waits in this event loop before all others."""
+    here = next((one for one in callers if one.parker.home is home), None)
+    if here is not None:
+        endpoint.queue.move_first(here)
+
+
 class ThreadDriver(Driver[C]):
     """Works in the calling thread, or in the background threads of a runtime."""
 
     _attempts: Attempts | None = None
+
+    def __init__(self, pool: PoolBase[C], operations: Operations[C]) -> None:
+        super().__init__(pool, operations)
+        self.loops = Loops(pool)
 
     def _of_core(self) -> Attempts:
         """The connects for the pool's core. A forked child has another one, and none of its parent's threads."""
@@ -397,13 +446,7 @@ class ThreadDriver(Driver[C]):
         caller in another loop could not use it, so the first one in this loop comes before it.
         """
         if request is not None:
-            queue, home = request.endpoint.queue, request.parker.home
-            first: Any = queue.first()
-            if first is not None and first.parker.home is not home:
-                callers: Any = (request,) if request.queued else request.endpoint.requests
-                here = next((one for one in callers if one.parker.home is home), None)
-                if here is not None:
-                    queue.move_first(here)
+            self.loops.arrives(request)
         return self.arrived(slot, opened)
 
     def connect_limit(self) -> float | None:

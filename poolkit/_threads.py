@@ -183,9 +183,8 @@ class Pool(PoolBase[C]):
     def warm_up(self, count: int | None = None, *, timeout: float | None = None) -> None:
         """Open connections until ``count`` exist (None: ``min_size``), ``max_connecting`` at a time.
 
-        Waits at most ``timeout`` seconds for all attempts (None: as long as each may take, or ``acquire_timeout`` if a
-        connect has no limit), and no longer than a :class:`~poolkit.deadline` block. If any failed, raises
-        :class:`~poolkit.ConnectFailed` with all errors in ``errors``. The connections that were opened stay.
+        Waits at most ``timeout`` seconds (None: as long as each connect may take, or ``acquire_timeout`` if it has no
+        limit). If any failed, raises :class:`~poolkit.ConnectFailed` with all ``errors``. Connections that open stay.
         """
         warm_up_in_threads(self, count, timeout)
 

@@ -15,8 +15,8 @@ from .slots import CONNECTING, ESTABLISHED, IDLE, Held, Purpose, Slot
 from .state import Phase
 
 __all__ = (
-    "abort_leased", "clear", "discard_idle", "inherit", "lease_given_up", "reconfigure", "reserve", "resume", "shut",
-    "suspend",
+    "abort_leased", "clear", "discard_idle", "inherit", "lease_given_up", "reconfigure", "replaced", "reserve",
+    "resume", "shut", "suspend",
 )  # fmt: skip
 
 
@@ -146,6 +146,20 @@ def lease_given_up(core: Core, record: Held, now: float) -> None:
     ends.
     """
     core.overload.gave_up_lease(record.slot.endpoint, record.slot.owner, now)
+
+
+def replaced(core: Core, record: Held, began: float, now: float) -> None:
+    """A lease has another connection in the place of its own, which its adapter has closed: count both."""
+    slot = record.slot
+    core.counts.closes[CloseReason.DISCARDED] += 1
+    core.tell(
+        EventKind.CONNECTION_CLOSED, now, slot, reason=CloseReason.DISCARDED, duration=max(0.0, began - slot.ready_at)
+    )
+    core.counts.connects += 1
+    core.meters.connect.record(now - began)
+    slot.ready_at = now
+    slot.expires = expiry(now, core.config.max_lifetime, core.config.lifetime_jitter, core.random)
+    core.tell(EventKind.CONNECTION_READY, now, slot, duration=now - began)
 
 
 def abort_leased(core: Core, now: float) -> int:

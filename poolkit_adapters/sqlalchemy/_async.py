@@ -22,8 +22,7 @@ class AsyncPoolkitPool(BasePool):
 
     Takes the arguments of :class:`~poolkit_adapters.sqlalchemy.PoolkitPool` and raises its errors. May be created
     anywhere, and used by concurrent tasks of any event loop: a connection of another loop is replaced, never used.
-    Waiting callers are served in order, and a cancelled one passes its turn on. The engine's blocking calls
-    (``warm_up``, ``drain``, ``close``) need a greenlet: ``await greenlet_spawn(engine.pool.poolkit.warm_up, 4)``.
+    Blocking calls of the engine need a greenlet: ``await greenlet_spawn(engine.pool.poolkit.warm_up, 4)``.
     """
 
     _is_asyncio = True
@@ -61,6 +60,8 @@ class AsyncPoolkitPool(BasePool):
         elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
             self._release_in_transaction(record)
         else:
+            if self._runtime.several:
+                self.poolkit._driver.loops.returns(record.loop)
             self.poolkit.release(record)
         if live and here.latest is not None:
             settle(here.latest)

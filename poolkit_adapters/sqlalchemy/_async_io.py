@@ -37,6 +37,9 @@ _close_until: ContextVar[float | None] = ContextVar("poolkit_close_until", defau
 class AsyncRecord(Record):
     """A record whose connection may be ended by a task that outlives the caller."""
 
+    _replaces = False
+    """Whether the next connect replaces its connection in place."""
+
     def __init__(self, pool: BasePool, most: float | None, io: GreenletIO) -> None:
         self._io = io
         super().__init__(pool, most)
@@ -71,10 +74,19 @@ class AsyncRecord(Record):
         """
         if not self.moved:
             super()._ConnectionRecord__connect()
-        self.loop, self.moved = running_loop(), False
+        self.loop, self.moved, self._replaces = running_loop(), False, True
         self.most = None  # from here on the deadline of its user applies
         self.attempt = Attempt(self.pool.poolkit.config)
         self._io.connects.run(self)
+
+    def connect(self) -> None:
+        """Do the same as :meth:`Record.connect`, and count a connect that replaces the connection in place."""
+        replaces, self._replaces = self._replaces, False
+        engine = self.pool.poolkit
+        began = engine._clock()
+        super().connect()
+        if replaces:
+            engine._driver.loops.replaced(self, began)
 
 
 class GreenletIO:

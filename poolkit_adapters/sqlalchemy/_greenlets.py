@@ -141,6 +141,7 @@ class GreenletRuntime:
 
     def _forget_everything(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.several = False  # whether several loops have used the pool at the same time
         self.here = _Here()
         self._thread = thread_caller()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
@@ -152,7 +153,10 @@ class GreenletRuntime:
     def enter(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Make the running loop the home loop if the home loop has ended."""
         home = self.loop
-        if loop is None or (home is not None and home.is_running()):
+        if loop is None:
+            return
+        if home is not None and home.is_running():
+            self.several = True
             return
         self.loop, self._timer = loop, None  # the old one ended with its loop
         self._set_timer()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
 import poolkit
-from poolkit import BackoffConfig, BreakerConfig
+from poolkit import BackoffConfig, BreakerConfig, _driver
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
 from poolkit_adapters.sqlalchemy._greenlets import await_
@@ -478,6 +479,85 @@ def test_a_connect_does_not_serve_an_older_caller_of_another_loop(postgres: Post
 
     asyncio.run(main())
     assert len(connects) == len(set(connects)) == 2
+    pool.poolkit.check_books()
+    asyncio.run(engine.dispose())
+    gc.collect()
+
+
+@pytest.fixture
+def other_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A second event loop, which runs in a thread."""
+    found: list[asyncio.AbstractEventLoop] = []
+    started, over = threading.Event(), asyncio.Event()
+
+    async def main() -> None:
+        found.append(asyncio.get_running_loop())
+        started.set()
+        await over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert started.wait(PATIENCE)
+    yield found[0]
+    found[0].call_soon_threadsafe(over.set)
+    thread.join()
+
+
+@unclosed
+def test_a_connection_that_is_replaced_in_place_counts_as_closed_and_opened(
+    postgres: PostgresServer, driver: str, other_loop: asyncio.AbstractEventLoop
+) -> None:
+    """The loop of the old one still runs."""
+    events: list[poolkit.Event] = []
+    engine = create_async_engine(
+        postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0,
+        pool_timeout=PATIENCE, listeners=[events.append],
+    )  # fmt: skip
+    pool: Any = engine.pool
+    first = asyncio.run_coroutine_threadsafe(pid(engine), other_loop).result(PATIENCE)
+    assert asyncio.run(pid(engine)) != first
+    stats = pool.poolkit.stats()
+    assert (stats.connects, sum(stats.closes.values()), stats.size) == (2, 1, 1)
+    kinds = [event.kind for event in events]
+    assert kinds.count(poolkit.EventKind.CONNECTION_READY) == 2
+    assert kinds.count(poolkit.EventKind.CONNECTION_CLOSED) == 1
+    pool.poolkit.check_books()
+    asyncio.run(engine.dispose())
+    gc.collect()
+
+
+@unclosed
+@pytest.mark.parametrize("long_waits", [False, True], ids=("it-has-just-come", "it-has-waited-for-long"))
+def test_a_returned_connection_goes_to_a_caller_of_its_own_loop(
+    postgres: PostgresServer, driver: str, other_loop: asyncio.AbstractEventLoop, long_waits: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """An older one of another loop would close it and connect once more. It does that when it has waited for long."""
+    monkeypatch.setattr(_driver, "LONGEST", -1.0 if long_waits else PATIENCE)
+    engine = create_async_engine(
+        postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0, pool_timeout=PATIENCE
+    )
+    pool: Any = engine.pool
+    served: list[tuple[str, int]] = []
+
+    async def caller(name: str) -> None:
+        served.append((name, await pid(engine)))
+
+    async def main() -> int:
+        async with engine.connect() as connection:
+            held: int = await connection.scalar(PID)
+            older = asyncio.run_coroutine_threadsafe(caller("older"), other_loop)
+            await until(lambda: pool.poolkit.stats().waiting == 1)
+            younger = asyncio.create_task(caller("younger"))
+            await until(lambda: pool.poolkit.stats().waiting == 2)
+        await asyncio.wait_for(asyncio.gather(asyncio.wrap_future(older), younger), PATIENCE)
+        return held
+
+    held = asyncio.run(main())
+    names = [name for name, _ in served]
+    assert names == (["older", "younger"] if long_waits else ["younger", "older"])
+    assert [backend == held for _, backend in served] == ([False, False] if long_waits else [True, False])
+    assert pool.poolkit.stats().connects == (3 if long_waits else 2)
     pool.poolkit.check_books()
     asyncio.run(engine.dispose())
     gc.collect()
