@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from ._begin import Kind
+from ._begin import Kind, begin
 from ._binding import bind_loop
 from ._core.slots import Held
 from ._core.state import Phase
@@ -137,8 +137,8 @@ class AsyncPool(PoolBase[C]):
         require_kind(connector, asynchronous=True)
         self._runtime = runtime
         self._caller = (lambda: 0) if runtime is None else runtime.caller
-        super().__init__(
-            connector, config, settings,
+        begin(
+            self, connector, config, settings,
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
         )  # fmt: skip
 

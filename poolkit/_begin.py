@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,15 +22,16 @@ from ._misuse import Origin
 from ._monitor import Monitor
 from ._operations import Operations
 from ._register import LeaseRegister
-from .config import PoolConfig
+from .config import PoolConfig, PoolSettings
+from .connector import require_connect
 from .events import EventKind, Listener, kinds_of
 from .runtimes.fork import Stage, restart_after_fork
-from .settings import for_connector, on_demand, reconfigured
+from .settings import for_connector, merge, on_demand, reconfigured
 
 if TYPE_CHECKING:
     from ._pool_base import PoolBase
 
-__all__ = ("Kind", "Lock", "after_fork", "begin", "change_settings", "open_core", "restart", "settled")
+__all__ = ("Kind", "Lock", "after_fork", "begin", "change_settings", "open_core", "restart")
 
 
 def _no_methods(pool: Any, access: Access) -> dict[str, Callable[..., Any]]:
@@ -53,15 +55,45 @@ def Lock() -> Any:  # noqa: N802  simulations replace it with a class
     return threading.RLock()
 
 
-def settled(config: PoolConfig, operations: Operations[Any]) -> PoolConfig:
+def _settled(config: PoolConfig, operations: Operations[Any]) -> PoolConfig:
     """Return the config as it applies to a pool whose connector has these operations."""
     config = for_connector(config, operations.connector)
     return on_demand(config, keyed=operations.keyed) if operations.features.on_demand else config
 
 
-def begin(pool: PoolBase[Any], operations: Operations[Any], listeners: Iterable[Listener]) -> None:
-    """Create the parts of a new pool, in the order in which they need each other, and register the pool."""
+def _uniform() -> Callable[[], float]:
+    """The usual source of random numbers. Imported with the first pool, because it imports hashlib."""
+    from random import random
+
+    return random
+
+
+def begin(
+    pool: PoolBase[Any],
+    connector: Any,
+    config: PoolConfig | None,
+    settings: PoolSettings,
+    *,
+    name: str | None,
+    clock: Callable[[], float] | None,
+    random: Callable[[], float] | None,
+    listeners: Iterable[Listener],
+    debug: bool,
+    keyed: bool,
+) -> None:
+    """Check the arguments of a new pool, create its parts, in the order in which they need each other, and register it.
+    Its runtime is set already. The arguments are those of :class:`~poolkit.Pool`.
+    """
+    require_connect(connector)
     kind = pool._kind
+    pool.name = _registry.pool_name(name)
+    operations: Operations[Any] = Operations(connector, pool.name, keyed=keyed)
+    pool._config = _settled(merge(config, settings), operations)
+    pool._config.warn(stacklevel=1, packages=tuple(getattr(connector, "packages", ())))
+    pool._connector = connector
+    pool._clock = clock or time.monotonic
+    pool._random = random or _uniform()
+    pool._debug = debug
     pool._driver = kind.driver(pool, operations)
     pool._membership = Membership(pool)
     pool._listeners = Listeners(pool.name, pool.remove_listener)
@@ -72,8 +104,8 @@ def begin(pool: PoolBase[Any], operations: Operations[Any], listeners: Iterable[
     pool._housekeeping = Housekeeping(pool)
     pool._slow = kind.slow_path(pool)
     pool._fast = FastPath(pool, partial(kind.methods, pool))
-    place = place_outside(sys._getframe(2), pool._slow.packages, pool._runtime)
-    pool._origin = Origin(pool.name, place, operations.connector)
+    place = place_outside(sys._getframe(1), pool._slow.packages, pool._runtime)
+    pool._origin = Origin(pool.name, place, connector)
     open_core(pool)
     pool._origin.note()
     _registry.register(pool)
@@ -134,7 +166,7 @@ def change_settings(pool: PoolBase[Any], changes: Mapping[str, Any]) -> PoolConf
     both applied.
     """
     core = pool._core
-    config = settled(reconfigured(pool._config, changes), pool._driver.operations)
+    config = _settled(reconfigured(pool._config, changes), pool._driver.operations)
     pool._membership.change(config)
     pool._config = config
     changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())

@@ -1,14 +1,12 @@
-"""The base of both pools: it creates the parts of a pool, and has the methods that do not wait."""
+"""The base of both pools: their parts, and the methods that do not wait."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from . import _registry
 from ._access import FastPath
-from ._begin import Kind, begin, change_settings, settled
+from ._begin import Kind, change_settings
 from ._core import commands, invariants
 from ._core.endpoints import Endpoint
 from ._core.machine import Core
@@ -22,14 +20,12 @@ from ._listeners import Listeners
 from ._membership import Membership
 from ._misuse import Origin
 from ._monitor import Monitor, WaitObserver
-from ._operations import Operations
 from ._register import LeaseRegister
 from .config import PoolConfig, PoolSettings
-from .connector import require_connect
 from .events import Event, EventKind, Listener, kinds_of
 from .policies.diagnose import Diagnosis
 from .policies.retire import NEVER
-from .settings import Setting, merge
+from .settings import Setting
 from .sizing import Advice
 from .stats import LaneStats, PoolDetails, PoolStats, lane_stats
 
@@ -41,19 +37,19 @@ __all__ = ("PoolBase",)
 C = TypeVar("C")
 
 
-def _uniform() -> Callable[[], float]:
-    """The usual source of random numbers. Imported with the first pool, because it imports hashlib."""
-    from random import random
-
-    return random
-
-
 class PoolBase(Generic[C]):
     """The common part of :class:`~poolkit.Pool` and :class:`~poolkit.AsyncPool`. None of its methods waits."""
 
     _kind: Kind
+    # set by begin()
+    name: str
+    _connector: Any
+    _config: PoolConfig
+    _clock: Callable[[], float]
+    _random: Callable[[], float]
+    _debug: bool
     _runtime: Any
-    # the parts, made by begin()
+    # the parts
     _core: Core
     _gate: Gate
     _driver: Any
@@ -72,30 +68,6 @@ class PoolBase(Generic[C]):
     _take_at: Callable[..., Slot | None]
     _put: Callable[[Any], bool]
     _caller: Callable[[], Hashable]
-
-    def __init__(
-        self,
-        connector: Any,
-        config: PoolConfig | None,
-        settings: PoolSettings,
-        *,
-        name: str | None,
-        clock: Callable[[], float] | None,
-        random: Callable[[], float] | None,
-        listeners: Iterable[Listener],
-        debug: bool,
-        keyed: bool,
-    ) -> None:
-        require_connect(connector)
-        self.name = _registry.pool_name(name)
-        operations: Operations[C] = Operations(connector, self.name, keyed=keyed)
-        self._config = settled(merge(config, settings), operations)
-        self._config.warn(stacklevel=1, packages=tuple(getattr(connector, "packages", ())))
-        self._connector = connector
-        self._clock = clock or time.monotonic
-        self._random = random or _uniform()
-        self._debug = debug
-        begin(self, operations, listeners)
 
     # -- events ---------------------------------------------------------------------------------------------------
 

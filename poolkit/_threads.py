@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._access import Access
-from ._begin import Kind
+from ._begin import Kind, begin
 from ._core.slots import Held
 from ._core.state import Phase
 from ._driver import ThreadDriver, refuse_closed
@@ -128,8 +128,8 @@ class Pool(PoolBase[C]):
         require_kind(connector, asynchronous=False)
         self._runtime = runtime or _THREADS
         self._caller = self._runtime.caller
-        super().__init__(
-            connector, config, settings,
+        begin(
+            self, connector, config, settings,
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
         )  # fmt: skip
         self._housekeeping.start_if_eager()

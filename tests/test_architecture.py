@@ -259,9 +259,8 @@ def test_what_gevent_replaces_is_looked_up_when_it_is_used() -> None:
 MOST_METHODS, MOST_LINES, MOST_LEVELS = 25, 300, 1
 
 TOO_LARGE: dict[str, tuple[int, int]] = {
-    "poolkit/_async.py:AsyncPool": (37, 289),
-    "poolkit/_pool_base.py:PoolBase": (26, 187),
-    "poolkit/_threads.py:Pool": (36, 299),
+    "poolkit/_async.py:AsyncPool": (36, 272),
+    "poolkit/_threads.py:Pool": (35, 282),
     "poolkit/testing/connectors.py:AsyncFakeConnector": (33, 256),
     "poolkit/testing/connectors.py:FakeConnector": (33, 264),
     "poolkit/testing/servers/http.py:HTTPServer": (34, 313),
@@ -269,12 +268,6 @@ TOO_LARGE: dict[str, tuple[int, int]] = {
     "poolkit/testing/servers/redis.py:RedisSentinel": (28, 264),
     "poolkit/testing/servers/redis.py:RedisServer": (35, 340),
     "poolkit/testing/servers/redis.py:_ClusterNode": (36, 353),
-    "poolkit_adapters/psycopg/_async.py:AsyncPoolkitConnectionPool": (29, 332),
-    "poolkit_adapters/psycopg/_async_null.py:AsyncPoolkitNullConnectionPool": (34, 415),
-    "poolkit_adapters/psycopg/_null.py:PoolkitNullConnectionPool": (34, 401),
-    "poolkit_adapters/psycopg/_sync.py:PoolkitConnectionPool": (29, 316),
-    "poolkit_adapters/redis/_sentinel.py:AsyncPoolkitSentinelConnectionPool": (26, 295),
-    "poolkit_adapters/redis/_sentinel.py:PoolkitSentinelConnectionPool": (25, 311),
 }
 """Classes beyond the bounds today, with their methods and lines. The numbers and the list may only shrink."""
 

@@ -121,6 +121,43 @@ class _Background:
         return task
 
 
+def _lease(pool: AsyncPoolkitConnectionPool[ACT], timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
+    return pool._engine.acquire() if timeout is None else pool._engine.acquire(max(0.0, timeout))
+
+
+async def _until_filled(pool: AsyncPoolkitConnectionPool[Any], timeout: float) -> None:
+    """Wait until ``min_size`` connections are open."""
+    loop = get_running_loop()
+    deadline = time.monotonic() + timeout
+    changed = asyncio.Event()
+    last: list[BaseException] = []
+
+    def listen(event: Event) -> None:
+        if event.kind is EventKind.CONNECT_FAILED and event.error is not None:
+            last[:] = [event.error]
+        loop.call_soon_threadsafe(changed.set)
+
+    pool._engine.add_listener(listen)
+    try:
+        if not pool._eager:
+            await _fill(pool)
+        while not is_ready(stats := pool._engine.stats()):
+            if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
+                raise not_ready(pool, 0.0, stats, last[0])
+            if deadline <= time.monotonic():
+                raise not_ready(pool, timeout, stats, last[0] if last else None)
+            timer = loop.call_later(deadline - time.monotonic(), changed.set)
+            try:
+                await changed.wait()
+            finally:
+                timer.cancel()
+            changed.clear()
+            if pool._engine.closed:
+                raise PoolClosed(f"the pool {pool.name!r} was closed")
+    finally:
+        pool._engine.remove_listener(listen)
+
+
 class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_pool.AsyncConnectionPool[ACT]):
     """Replaces ``psycopg_pool.AsyncConnectionPool``.
 
@@ -131,6 +168,10 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
     """
 
     connection_class: type[ACT]
+
+    # a null pool has others
+    _acquire = _lease
+    _become_ready = _until_filled
 
     def __init__(
         self,
@@ -221,40 +262,13 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
             await self._engine.close(max(0.0, timeout))
 
     async def wait(self, timeout: float = 30.0) -> None:
-        """Wait until ``min_size`` connections are open.
+        """Wait until ``min_size`` connections are open. A null pool opens and closes one, to test that the server
+        accepts it.
 
         Raises AcquireTimeout after ``timeout`` seconds. The pool keeps trying.
         """
         _check_admitted(self)
-        loop = get_running_loop()
-        deadline = time.monotonic() + timeout
-        changed = asyncio.Event()
-        last: list[BaseException] = []
-
-        def listen(event: Event) -> None:
-            if event.kind is EventKind.CONNECT_FAILED and event.error is not None:
-                last[:] = [event.error]
-            loop.call_soon_threadsafe(changed.set)
-
-        self._engine.add_listener(listen)
-        try:
-            if not self._eager:
-                await _fill(self)
-            while not is_ready(stats := self._engine.stats()):
-                if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
-                    raise not_ready(self, 0.0, stats, last[0])
-                if deadline <= time.monotonic():
-                    raise not_ready(self, timeout, stats, last[0] if last else None)
-                timer = loop.call_later(deadline - time.monotonic(), changed.set)
-                try:
-                    await changed.wait()
-                finally:
-                    timer.cancel()
-                changed.clear()
-                if self._engine.closed:
-                    raise PoolClosed(f"the pool {self.name!r} was closed")
-        finally:
-            self._engine.remove_listener(listen)
+        await self._become_ready(timeout)
 
     async def __aenter__(self: S) -> S:
         self._open_implicit = False
@@ -301,9 +315,6 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         connection._poolkit_session = session  # type: ignore[attr-defined]
         session.connection = None  # from here on only the caller refers to the connection: see Session
         return connection
-
-    def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
-        return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
 
     async def putconn(self, conn: ACT) -> None:
         """Give a connection back. An open transaction is rolled back, with a warning in the log.

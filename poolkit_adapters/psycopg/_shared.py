@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import math
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -13,11 +16,11 @@ from poolkit import PoolConfig
 from poolkit.errors import shown
 
 from .._errors import both
-from ._config import check_callback, check_conninfo, numbered, pool_config, sizes
+from ._config import NULL_MIN_SIZE, check_callback, check_conninfo, numbered, pool_config, sizes
 from ._counters import Counters
 from ._errors import LeaseCut
 
-__all__ = ("Leftovers", "PoolBase", "cut_block_error", "left_in", "logger", "new_sizes", "prepare")
+__all__ = ("Leftovers", "PoolBase", "cut_block_error", "left_in", "logger", "new_sizes", "null_arguments", "prepare")
 
 logger = logging.getLogger("psycopg.pool")
 
@@ -56,6 +59,20 @@ def cut_block_error(pool: str, connection: psycopg.BaseConnection[Any], error: B
 
 
 E = TypeVar("E", bound=Any)  # the engine: Pool or AsyncPool
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def _setting(name: str, doc: str, *, none: float = math.inf) -> Any:
+    """Return a property for a setting of the engine that may change at any time. ``none`` is its value for None."""
+
+    def read(pool: PoolBase[Any]) -> Any:
+        value = getattr(pool._engine.config, name)
+        return none if value is None else value
+
+    def change(pool: PoolBase[Any], value: Any) -> None:
+        pool._engine.reconfigure(**{name: None if value == none else value})
+
+    return property(read, change, doc=doc)
 
 
 class PoolBase(Generic[E]):
@@ -75,6 +92,11 @@ class PoolBase(Generic[E]):
 
     # -- attributes of psycopg_pool, taken from the settings in effect --------------------------------------------
 
+    timeout: float = _setting("acquire_timeout", "Seconds that getconn waits by default (infinity: no limit).")
+    max_waiting: int = _setting("max_waiting", "Callers that may wait at the same time (0: no limit).", none=0)
+    max_lifetime: float = _setting("max_lifetime", "Seconds after which a connection is replaced.")
+    max_idle: float = _setting("idle_timeout", "Seconds after which an unused connection above ``min_size`` is closed.")
+
     @property
     def poolkit(self) -> E:
         """The underlying engine: ``stats()``, ``explain()``, ``suspend()``, ``reconfigure()``, events."""
@@ -89,42 +111,6 @@ class PoolBase(Generic[E]):
     def max_size(self) -> int:
         """Connections that may exist at the same time. 0 in a null pool means no limit."""
         return self._engine.config.max_size or 0
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that getconn waits by default (infinity: no limit)."""
-        return _or_inf(self._engine.config.acquire_timeout)
-
-    @timeout.setter
-    def timeout(self, value: float) -> None:
-        self._engine.reconfigure(acquire_timeout=value)
-
-    @property
-    def max_waiting(self) -> int:
-        """Callers that may wait at the same time (0: no limit)."""
-        return self._engine.config.max_waiting or 0
-
-    @max_waiting.setter
-    def max_waiting(self, value: int) -> None:
-        self._engine.reconfigure(max_waiting=value or None)
-
-    @property
-    def max_lifetime(self) -> float:
-        """Seconds after which a connection is replaced."""
-        return _or_inf(self._engine.config.max_lifetime)
-
-    @max_lifetime.setter
-    def max_lifetime(self, value: float) -> None:
-        self._engine.reconfigure(max_lifetime=value)
-
-    @property
-    def max_idle(self) -> float:
-        """Seconds after which an unused connection above ``min_size`` is closed."""
-        return _or_inf(self._engine.config.idle_timeout)
-
-    @max_idle.setter
-    def max_idle(self, value: float) -> None:
-        self._engine.reconfigure(idle_timeout=value)
 
     @property
     def closed(self) -> bool:
@@ -160,6 +146,23 @@ def prepare(
     return check_conninfo(conninfo, kwargs, result)
 
 
+def null_arguments(init: F) -> F:
+    """Return ``init`` as the constructor of a null pool: ``min_size`` is 0 if it is not given."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def constructor(pool: PoolBase[Any], *conninfo: Any, **arguments: Any) -> None:
+        arguments.setdefault("min_size", NULL_MIN_SIZE)
+        arguments["close_returns"] = False  # as in psycopg_pool: close() closes, and the pool would do the same
+        init(pool, *conninfo, **arguments)
+
+    constructor.__signature__ = signature.replace(parameters=[  # type: ignore[attr-defined]
+        each.replace(default=NULL_MIN_SIZE) if each.name == "min_size" else each
+        for each in signature.parameters.values()
+    ])  # fmt: skip
+    return cast("F", constructor)
+
+
 def new_sizes(pool: PoolBase[Any], min_size: int, max_size: int | None) -> dict[str, Any]:
     """Return the arguments of ``resize()`` as settings of the engine."""
     low, high = sizes(min_size, max_size, null=pool._null)
@@ -190,7 +193,3 @@ class Leftovers:
     def take(self, caller: object) -> Any:
         """See :meth:`poolkit.Connector.leftover`."""
         return self._left.pop(caller, None)
-
-
-def _or_inf(value: float | None) -> float:
-    return math.inf if value is None else value

@@ -97,6 +97,37 @@ class _Block(Generic[CT]):
         return swallowed
 
 
+def _lease(pool: PoolkitConnectionPool[CT], timeout: float | None) -> Session[CT]:
+    return pool._engine.acquire() if timeout is None else pool._engine.acquire(max(0.0, timeout))
+
+
+def _until_filled(pool: PoolkitConnectionPool[Any], timeout: float) -> None:
+    """Wait until ``min_size`` connections are open."""
+    deadline = time.monotonic() + timeout
+    changed = threading.Event()
+    last: list[BaseException] = []
+
+    def listen(event: Event) -> None:
+        if event.kind is EventKind.CONNECT_FAILED and event.error is not None:
+            last[:] = [event.error]
+        changed.set()
+
+    pool._engine.add_listener(listen)
+    try:
+        if not pool._eager:
+            _fill(pool._engine)
+        while not is_ready(stats := pool._engine.stats()):
+            if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
+                raise not_ready(pool, 0.0, stats, last[0])
+            if not changed.wait(max(0.0, deadline - time.monotonic())):
+                raise not_ready(pool, timeout, stats, last[0] if last else None)
+            changed.clear()
+            if pool._engine.closed:
+                raise PoolClosed(f"the pool {pool.name!r} was closed")
+    finally:
+        pool._engine.remove_listener(listen)
+
+
 class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.ConnectionPool[CT]):
     """Replaces ``psycopg_pool.ConnectionPool``. Thread-safe, and safe after ``fork()``.
 
@@ -109,6 +140,10 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
     """
 
     connection_class: type[CT]
+
+    # a null pool has others
+    _acquire = _lease
+    _become_ready = _until_filled
 
     def __init__(
         self,
@@ -194,34 +229,13 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
             self._engine.close(max(0.0, timeout))
 
     def wait(self, timeout: float = 30.0) -> None:
-        """Wait until ``min_size`` connections are open.
+        """Wait until ``min_size`` connections are open. A null pool opens and closes one, to test that the server
+        accepts it.
 
         Raises AcquireTimeout after ``timeout`` seconds. The pool keeps trying.
         """
         _check_admitted(self)
-        deadline = time.monotonic() + timeout
-        changed = threading.Event()
-        last: list[BaseException] = []
-
-        def listen(event: Event) -> None:
-            if event.kind is EventKind.CONNECT_FAILED and event.error is not None:
-                last[:] = [event.error]
-            changed.set()
-
-        self._engine.add_listener(listen)
-        try:
-            if not self._eager:
-                _fill(self._engine)
-            while not is_ready(stats := self._engine.stats()):
-                if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
-                    raise not_ready(self, 0.0, stats, last[0])
-                if not changed.wait(max(0.0, deadline - time.monotonic())):
-                    raise not_ready(self, timeout, stats, last[0] if last else None)
-                changed.clear()
-                if self._engine.closed:
-                    raise PoolClosed(f"the pool {self.name!r} was closed")
-        finally:
-            self._engine.remove_listener(listen)
+        self._become_ready(timeout)
 
     def __enter__(self: S) -> S:
         self._open_implicit = False
@@ -266,9 +280,6 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         connection._poolkit_session = session
         session.connection = None  # from here on only the caller refers to the connection: see Session
         return cast("CT", connection)
-
-    def _acquire(self, timeout: float | None) -> Session[CT]:
-        return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
 
     def putconn(self, conn: CT) -> None:
         """Give a connection back. An open transaction is rolled back, with a warning in the log.

@@ -98,7 +98,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
     _re_auth_listener = AsyncReAuthListener
     _connection_class = AsyncConnection
     _queue_class = asyncio.LifoQueue
-    from_url: FromURL  # redis-py's own method, with keywords that a type checker knows
+    from_url: FromURL[AsyncPoolkitConnectionPool]  # redis-py's own method, with keywords that a type checker knows
 
     def reset(self) -> None:
         """Drop all connections and start again without any.
@@ -255,7 +255,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
 
     async def update_active_connections_for_reconnect(self) -> None:
         """Mark the connections in use, so that they are replaced when they are released."""
-        for connection in self._get_in_use_connections():
+        for connection in self._in_use_connections:
             connection.mark_for_reconnect()
 
     async def _disconnect_connections(self, connections: Iterable[Any]) -> None:

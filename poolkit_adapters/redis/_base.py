@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from poolkit import PoolConfig
@@ -27,14 +27,19 @@ E = TypeVar("E", bound=Any)  # the engine: Pool or AsyncPool
 G = TypeVar("G", bound=Any)  # ConnectionWatch or AsyncConnectionWatch
 
 
-class _Listed:
-    """An attribute of redis-py's pools, for programs that read it: the connections in certain states.
+def in_state(pool: PoolBase[Any, Any], *states: State) -> list[Any]:
+    """Return the connections of a pool in these states."""
+    return [watch.connection for watch in list(pool._watches.values()) if watch.state in states]
 
-    Each read creates a new collection, so changes to it have no effect. Values that redis-py's constructors assign are
-    ignored.
+
+class _Listed:
+    """An attribute of redis-py's pools, for programs that read it: the connections in certain states, or their number.
+
+    Each read makes a new value from a list of these connections with ``kind``, so changes to it have no effect. Values
+    that redis-py's constructors assign are ignored.
     """
 
-    def __init__(self, kind: Callable[[Iterable[Any]], Any], *states: State) -> None:
+    def __init__(self, kind: Callable[[list[Any]], Any], *states: State) -> None:
         self._kind = kind
         self._states = states
 
@@ -42,7 +47,7 @@ class _Listed:
         return self if pool is None else self._kind(in_state(pool, *self._states))
 
     def __set__(self, pool: Any, value: Any) -> None:
-        """Ignore the empty collection."""
+        """Ignore the empty collection, or zero."""
 
 
 class PoolBase(Generic[E, G]):
@@ -140,12 +145,9 @@ class PoolBase(Generic[E, G]):
 
     _available_connections = _Listed(list, State.IDLE)
     _in_use_connections = _Listed(set, State.USED, State.OPENING)
-
-    def _get_free_connections(self) -> Any:
-        return in_state(self, State.IDLE)
-
-    def _get_in_use_connections(self) -> Any:
-        return set(in_state(self, State.USED, State.OPENING))
+    _created_connections = _Listed(len, *State)
+    _get_free_connections = partialmethod(in_state, State.IDLE)
+    _get_in_use_connections = partialmethod(in_state, State.USED, State.OPENING)
 
     def __del__(self) -> None:
         try:
@@ -175,11 +177,6 @@ def must_notify(pool: PoolBase[Any, Any], connection: Any, keep: bool) -> bool:
         if type(listener) is not pool._re_auth_listener:
             return True
     return False
-
-
-def in_state(pool: PoolBase[Any, Any], *states: State) -> list[Any]:
-    """Return the connections of a pool in these states."""
-    return [watch.connection for watch in list(pool._watches.values()) if watch.state in states]
 
 
 def count(pool: PoolBase[Any, Any], watch: Any, state: State | None) -> None:

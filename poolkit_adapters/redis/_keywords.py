@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 from poolkit import PoolConfig, PoolSettings
 from poolkit.cluster import ClusterSettings
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ("ConnectionKeywords", "FromURL", "GroupKeywords", "PoolKeywords", "SentinelKeywords", "check_keywords")
+
+P = TypeVar("P", covariant=True)
 
 
 class _OfConnections(TypedDict, total=False):
@@ -118,11 +120,14 @@ class SentinelKeywords(PoolKeywords, total=False):
     ssl: bool
 
 
-class FromURL(Protocol):
-    """The signature of ``from_url()``."""
+class FromURL(Protocol[P]):
+    """The signature of redis-py's ``from_url()``, with the keywords of a pool."""
 
-    def __call__(self, url: str, **kwargs: Unpack[PoolKeywords]) -> Any:
-        """Create a pool from a URL."""
+    def __call__(self, url: str, **kwargs: Unpack[PoolKeywords]) -> P:
+        """Create a pool from a ``redis://``, ``rediss://`` or ``unix://`` URL. Its query may hold poolkit's settings.
+
+        Raises ``ConfigError`` for a wrong setting, and ``ValueError`` for a URL that redis-py does not accept.
+        """
 
 
 def check_keywords(keywords: Iterable[str], pool_class: type, connection_class: Any) -> None:

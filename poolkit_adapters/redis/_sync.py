@@ -35,9 +35,7 @@ from ._settings import warn_arguments
 from ._shared import check_limit, made_by_cluster_client, time_left
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ._keywords import PoolKeywords
+    from ._keywords import FromURL
 
 __all__ = ("PoolkitConnectionPool", "take")
 
@@ -126,14 +124,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
 
     _connection_class = Connection
     _queue_class = LifoQueue
-
-    @classmethod
-    def from_url(cls, url: str, **kwargs: Unpack[PoolKeywords]) -> PoolkitConnectionPool:
-        """Create a pool from a ``redis://``, ``rediss://`` or ``unix://`` URL. Its query may hold poolkit's settings.
-
-        Raises ``ConfigError`` for a wrong setting, and ``ValueError`` for a URL that redis-py does not accept.
-        """
-        return super().from_url(url, **kwargs)  # type: ignore[no-any-return]
+    from_url: FromURL[PoolkitConnectionPool]  # redis-py's own method, with keywords that a type checker knows
 
     def reset(self) -> None:
         """Drop all connections and start again without any.
@@ -249,10 +240,6 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
     def pool(self) -> _Queue:
         """The queue of the blocking pool, for programs that read it."""
         return _Queue(self)
-
-    @property
-    def _created_connections(self) -> int:
-        return len(self._watches)
 
     def set_in_maintenance(self, in_maintenance: bool) -> None:
         """Do nothing: connections are created under the lock that the handler of the notification holds."""
