@@ -12,15 +12,18 @@ from ._fast import (
     clean,
     decline_put,
     decline_take,
+    delivered,
     make_classed_put,
     make_classed_take,
     make_keyed_put,
     make_keyed_take,
+    make_note,
     make_put,
     make_take,
     make_telling_put,
     make_telling_take,
     measured,
+    told,
     traced,
     unreported,
 )
@@ -89,26 +92,26 @@ class Access(NamedTuple):
 
 def access_of(pool: Any, facts: Facts) -> Access:
     """Return the functions that the facts of the pool allow. Called under its lock."""
-    core, clock = pool._core, pool._clock
-    told, one_by_one = facts.told[0], facts.exclusive and facts.classes is None
-    starts_alone = EventKind.ACQUIRE_STARTED in told and EventKind.ACQUIRED not in told
-    if not facts.admits or (told and (starts_alone or not one_by_one)):
+    core, clock, listeners = pool._core, pool._clock, pool._listeners
+    wanted, one_by_one = facts.told[0], facts.exclusive and facts.classes is None
+    begins, ends = EventKind.ACQUIRED in wanted, EventKind.RELEASED in wanted
+    if not facts.admits or (EventKind.ACQUIRE_STARTED in wanted and not begins):
         return Access(decline_take, decline_take, decline_put, plain=False)
-    gate = (core, pool._gate.lock, clock, pool._gate.inbox, pool._gate.run_posted, pool._gate.recover)
     take_at = decline_take
-    if not facts.exclusive:
-        take = take_at = make_keyed_take(*gate, pool._caller, pool._slow.class_of_caller)
-        put = make_keyed_put(*gate)
-    elif core.classes is not None:
-        take = take_at = make_classed_take(*gate, pool._caller, pool._slow.class_of_caller)
-        put = make_classed_put(*gate)
-    else:
+    if one_by_one:
         take = make_take(core, clock, pool._caller, pool._fast.undo_take)
         put = make_put(core, clock, pool._fast.missed)
-        if told - {EventKind.RELEASED}:
-            take = make_telling_take(core, clock, pool._caller, pool._fast.undo_take, pool._listeners)
-        if EventKind.RELEASED in told:
-            put = make_telling_put(core, pool._gate.lock._is_owned, clock, pool._fast.missed, pool._listeners)
+        if begins:
+            take = make_telling_take(core, clock, pool._caller, pool._fast.undo_take, listeners)
+        if ends:
+            put = make_telling_put(core, pool._gate.lock._is_owned, clock, pool._fast.missed, listeners)
+    else:
+        gate = (core, pool._gate.lock, clock, pool._gate.inbox, pool._gate.run_posted, pool._gate.recover)
+        make = (make_classed_take, make_classed_put) if facts.exclusive else (make_keyed_take, make_keyed_put)
+        take = make[0](*gate, pool._caller, pool._slow.class_of_caller)
+        put = make[1](*gate, make_note(core, listeners) if ends else None)
+        take = take_at = told(take, core, listeners) if begins else take
+        put = delivered(put, listeners) if ends else put
     if facts.tracing:
         take, take_at, put = traced(take, pool._slow.trace), traced(take_at, pool._slow.trace), unreported(put)
     operations = pool._driver.operations
@@ -118,7 +121,7 @@ def access_of(pool: Any, facts: Facts) -> Access:
     else:
         put = clean(put, dirty) if resets else put
         put = measured(put, clock, pool._monitor.used, pool._monitor.flush) if facts.histogram else put
-    return Access(take, take_at, put, plain=one_by_one and not facts.tracing and not told)
+    return Access(take, take_at, put, plain=one_by_one and not facts.tracing and not wanted)
 
 
 class FastPath:

@@ -6,7 +6,7 @@ decline, and the slow path through the core decides.
 
 Pools with many endpoints (``make_keyed_take``) or classes of callers (``make_classed_take``) use such a pair of
 functions under the lock. Pools whose listeners want the events of each lease use ``make_telling_take`` without the
-lock. Further features are wrapped around them (``traced``, ``unreported``, ``clean``).
+lock. Further features are wrapped around them (``traced``, ``told``, ``unreported``, ``clean``).
 
 ``make_acquire``, ``make_release`` and ``make_lease`` contain copies of ``make_take`` and ``make_put``: a call of a
 Python function would cost about a sixth of the whole pair.
@@ -35,9 +35,9 @@ from .events import Event, EventKind
 from .policies.classes import CallerClass, Classes
 
 __all__ = (
-    "BATCH", "clean", "decline_put", "decline_take", "make_acquire", "make_classed_put", "make_classed_take",
-    "make_keyed_put", "make_keyed_take", "make_lease", "make_put", "make_release", "make_take", "make_telling_put",
-    "make_telling_take", "measured", "traced", "unreported",
+    "BATCH", "clean", "decline_put", "decline_take", "delivered", "make_acquire", "make_classed_put",
+    "make_classed_take", "make_keyed_put", "make_keyed_take", "make_lease", "make_note", "make_put", "make_release",
+    "make_take", "make_telling_put", "make_telling_take", "measured", "told", "traced", "unreported",
 )  # fmt: skip
 
 
@@ -262,7 +262,7 @@ def make_keyed_take(
     """As :func:`make_take`, under the lock, for a pool that is keyed or has multiplexed connections."""
     endpoint_of = core.all_endpoints.get
     keyed, idle_order = core.features.keyed, core.endpoints.idle.order
-    lifo = core.lifo
+    at = -1 if core.lifo else 0
     classes = core.classes
     moved = core.moved
     acquire, release = lock.acquire, lock.release
@@ -272,24 +272,23 @@ def make_keyed_take(
         if endpoint is None or endpoint.requests:
             return None
         caller_class = None if classes is None else class_of(classes)
+        idle = endpoint.idle
         try:
             acquire()
-            found: Slot | None = None
-            if endpoint.idle and not moved:
-                slot = endpoint.idle[-1] if lifo else endpoint.idle[0]
+            slot: Slot | None = None
+            if idle and not moved:
+                first = idle[at]
                 now = clock()
                 if (
-                    now < slot.fresh_until
-                    and now < slot.expires
-                    and slot.state is IDLE
-                    and slot.capacity == 1
-                    and slot.generation == endpoint.generation
+                    now < first.fresh_until
+                    and now < first.expires
+                    and first.state is IDLE
+                    and first.capacity == 1
+                    and first.generation == endpoint.generation
                     and (classes is None or endpoint.queue.admit(caller_class))
                 ):
-                    if lifo:
-                        endpoint.idle.pop()
-                    else:
-                        endpoint.idle.popleft()
+                    slot = first
+                    del idle[at]
                     if keyed:
                         idle_order.pop(slot, None)
                     slot.state = IN_USE
@@ -299,14 +298,13 @@ def make_keyed_take(
                     if caller_class is not None:
                         slot.owner = caller_class
                         caller_class.acquires += 1
-                    found = slot
             release()
             if inbox:
                 run_posted()
         except BaseException:
             recover(None)
             raise
-        return found
+        return slot
 
     return take
 
@@ -318,8 +316,9 @@ def make_keyed_put(
     inbox: deque[Any],
     run_posted: Callable[[], None],
     recover: Callable[[None], None],
+    note: Callable[[Slot, float, float], None] | None = None,
 ) -> Callable[[Any], bool]:
-    """As :func:`make_put`, for these pools. Never waits for the lock."""
+    """As :func:`make_put`, for these pools. Never waits for the lock. ``note``: see :func:`make_note`."""
     queued = core.endpoints.queued
     keyed, idle_order = core.features.keyed, core.endpoints.idle.order
     idle_ones: Sized = idle_order if keyed else core.endpoint.idle
@@ -356,6 +355,8 @@ def make_keyed_put(
                     idle_order[slot] = None
                 slot.leases = 0
                 slot.state = IDLE
+                if note is not None:
+                    note(slot, now, now - record.since)
                 endpoint.idle.append(slot)
             release()
             if inbox:
@@ -435,8 +436,9 @@ def make_classed_put(
     inbox: deque[Any],
     run_posted: Callable[[], None],
     recover: Callable[[None], None],
+    note: Callable[[Slot, float, float], None] | None = None,
 ) -> Callable[[Any], bool]:
-    """As :func:`make_put`, for these pools. Never waits for the lock."""
+    """As :func:`make_put`, for these pools. Never waits for the lock. ``note``: see :func:`make_note`."""
     endpoint = core.endpoint
     requests = endpoint.requests
     idle = endpoint.idle
@@ -469,6 +471,8 @@ def make_classed_put(
                     owner.held -= 1
                 slot.leases = 0
                 slot.state = IDLE
+                if note is not None:
+                    note(slot, now, now - slot.since)
                 idle.append(slot)
             release()
             if inbox:
@@ -479,6 +483,92 @@ def make_classed_put(
         return done
 
     return put
+
+
+def told(take: Callable[..., Slot | None], core: Core, listeners: Listeners[Event]) -> Callable[..., Slot | None]:
+    """Wrap ``take``, which takes the lock, to call the listeners for each lease. As in :func:`make_telling_take`, they
+    are called after the connection is taken.
+    """
+    make, pending = _maker(), listeners.pending
+    deliver, flush, end_turn = listeners.deliver, listeners.flush, listeners.end_turn
+    owner, own = listeners.turn.owner, listeners.turn.owner.setdefault
+    with_start = EventKind.ACQUIRE_STARTED in core.wanted_events
+    starting = vars(Event(EventKind.ACQUIRE_STARTED, core.name, 0.0))
+    beginning = vars(Event(EventKind.ACQUIRED, core.name, 0.0, duration=0.0))
+
+    def telling_take(*key: Hashable) -> Slot | None:
+        slot = take(*key)
+        if slot is None:
+            return None
+        now = slot.since
+        event: Any = make()
+        event.__dict__.update(beginning, at=now, connection_id=slot.id, key=slot.endpoint.key)
+        first: Any = None
+        if with_start:
+            first = make()
+            first.__dict__.update(starting, at=now)
+        try:
+            if pending or own(0, event) is not event:
+                pending.extend([event] if first is None else [first, event])
+                flush()
+            else:
+                if first is not None:
+                    deliver(first)
+                deliver(event)  # type: ignore[arg-type]
+                del owner[0]
+                if pending:
+                    flush()
+        except BaseException:
+            if end_turn(event, None, deliver):
+                raise
+        return slot
+
+    return telling_take
+
+
+def make_note(core: Core, listeners: Listeners[Event]) -> Callable[[Slot, float, float], None]:
+    """Return a function that queues the event for a lease that ends. The functions that take the lock call it before
+    they make the connection idle, so the event comes before those of the next lease.
+    """
+    make, append = _maker(), listeners.pending.append
+    ending = vars(Event(EventKind.RELEASED, core.name, 0.0))
+
+    def note(slot: Slot, now: float, seconds: float) -> None:
+        event = make()
+        event.__dict__.update(ending, at=now, connection_id=slot.id, duration=seconds, key=slot.endpoint.key)
+        append(event)
+
+    return note
+
+
+def delivered(put: Callable[[Any], bool], listeners: Listeners[Event]) -> Callable[[Any], bool]:
+    """Wrap ``put``, which takes the lock and has queued an event, to call the listeners after it."""
+    pending, deliver, done, end_turn = (
+        listeners.pending, listeners.deliver, listeners.pending.popleft, listeners.end_turn
+    )  # fmt: skip
+    owner, own = listeners.turn.owner, listeners.turn.owner.setdefault
+
+    def telling_put(record: Any) -> bool:
+        if not put(record):
+            return False
+        me, event = object(), None
+        try:  # as Listeners.flush()
+            while True:
+                if not pending or own(0, me) is not me:
+                    break
+                while True:
+                    if not pending:
+                        break
+                    event = pending[0]
+                    deliver(event)
+                    done()
+                del owner[0]
+        except BaseException:
+            if end_turn(me, event, deliver):
+                raise
+        return True
+
+    return telling_put
 
 
 def traced(take: Callable[..., Slot | None], trace: Callable[[Slot], None]) -> Callable[..., Slot | None]:

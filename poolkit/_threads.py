@@ -32,6 +32,7 @@ __all__ = ("Lease", "Pool")
 C = TypeVar("C")
 
 _THREADS = ThreadRuntime()
+_new: Any = object.__new__  # calling __init__ would cost one more call
 
 
 class Lease(LeaseBase[C]):
@@ -45,10 +46,6 @@ class Lease(LeaseBase[C]):
     __slots__ = ()
 
     _pool: Pool[C]
-
-    def __init__(self, pool: Pool[C]) -> None:
-        self._pool = pool
-        self._record = None
 
     def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Return the connection. ``discard``: close it instead. ``error``: the error of its use, for the connector."""
@@ -164,7 +161,8 @@ class Pool(PoolBase[C]):
 
         Arguments and errors are those of :meth:`acquire`. ``key``: the endpoint of a keyed pool.
         """
-        lease = Lease(self)
+        lease: Lease[C] = _new(Lease)
+        lease._pool = self
         record: Held | None = self._take() if key is None else self._take_at(key)
         if record is None:
             record = self._slow.acquire(timeout, key)

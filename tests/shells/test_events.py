@@ -11,6 +11,7 @@ import pytest
 
 from poolkit import (
     AcquireTimeout,
+    ClassConfig,
     CloseReason,
     ConfigError,
     Event,
@@ -26,6 +27,17 @@ from tests.shells.kit import ASYNC, Rig, ask
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
 K = EventKind
+WHATEVER = pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({}, None),
+        ({"keyed": True}, "endpoint"),
+        ({"classes": {"web": ClassConfig()}}, None),
+        ({"keyed": True, "classes": {"web": ClassConfig()}, "leak_after": 1000.0}, "endpoint"),
+    ],
+    ids=["plain", "keyed", "classes", "all"],
+)
+"""What a pool has that its listeners do not matter to."""
 
 
 def kinds(events: list[Event]) -> list[EventKind]:
@@ -253,11 +265,14 @@ async def test_a_listener_gets_the_kinds_that_it_asks_for(make: Make) -> None:
         assert picky.heard == [K.CONNECTION_READY, K.ACQUIRE_FAILED]
 
 
-async def test_a_listener_leaves_the_leases_their_short_way(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@WHATEVER
+async def test_a_listener_leaves_the_leases_their_short_way(
+    make: Make, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], key: str | None
+) -> None:
     """This holds whether it asks for them or not: the core is not involved."""
-    async with make(max_size=1) as rig:
+    async with make(max_size=1, **settings) as rig:
         everything: list[Event] = []
-        await rig.give(await rig.lease())
+        await rig.give(await rig.lease(key=key))
 
         def refuse(*args: Any, **kwargs: Any) -> Any:
             raise AssertionError("the core was asked")
@@ -267,7 +282,7 @@ async def test_a_listener_leaves_the_leases_their_short_way(make: Make, monkeypa
             with monkeypatch.context() as patch:
                 patch.setattr(rig.pool._core, "acquire", refuse)
                 patch.setattr(rig.pool._core, "give_back", refuse)
-                await rig.give(await rig.lease())
+                await rig.give(await rig.lease(key=key))
             if isinstance(listener, Picky):
                 assert listener.heard == list(listener.kinds - {K.CONNECTION_READY})
                 rig.pool.remove_listener(listener)
@@ -275,17 +290,20 @@ async def test_a_listener_leaves_the_leases_their_short_way(make: Make, monkeypa
         first = Picky(K.ACQUIRE_STARTED)
         rig.pool.remove_listener(everything.append)
         rig.pool.add_listener(first)
-        await rig.give(await rig.lease())
+        await rig.give(await rig.lease(key=key))
         assert first.heard == [K.ACQUIRE_STARTED]
         started, acquired, released = everything
         number, name = acquired.connection_id, rig.pool.name
         assert number is not None
         assert started == Event(K.ACQUIRE_STARTED, name, started.at)
-        assert acquired == Event(K.ACQUIRED, name, started.at, number, 0.0)
-        assert released == Event(K.RELEASED, name, released.at, number, released.at - started.at)
+        assert acquired == Event(K.ACQUIRED, name, started.at, number, 0.0, key=key)
+        assert released == Event(K.RELEASED, name, released.at, number, released.at - started.at, key=key)
 
 
-async def test_an_interrupted_listener_keeps_no_event_from_those_that_come_later(make: Make) -> None:
+@WHATEVER
+async def test_an_interrupted_listener_keeps_no_event_from_those_that_come_later(
+    make: Make, settings: dict[str, Any], key: str | None
+) -> None:
     """The event of the interrupted call counts as delivered. The next thread delivers the others."""
     heard: list[EventKind] = []
     interrupt = True
@@ -297,18 +315,57 @@ async def test_an_interrupted_listener_keeps_no_event_from_those_that_come_later
             interrupt = False
             raise KeyboardInterrupt
 
-    async with make(max_size=1) as rig:
-        await rig.give(await rig.lease())
+    async with make(max_size=1, **settings) as rig:
+        await rig.give(await rig.lease(key=key))
         rig.pool.add_listener(listener)
-        lease = await rig.lease()
+        lease = await rig.lease(key=key)
 
         def give() -> None:
             with contextlib.suppress(KeyboardInterrupt):
                 lease.close() if rig.threads else lease.close_nowait()
 
         await rig.call(give)
-        await rig.give(await rig.lease())
+        await rig.give(await rig.lease(key=key))
         assert heard == [K.ACQUIRE_STARTED, K.ACQUIRED, K.RELEASED] * 2
+
+
+@WHATEVER
+async def test_a_caller_that_is_interrupted_in_a_listener_leaves_nothing_behind(
+    make: Make, settings: dict[str, Any], key: str | None
+) -> None:
+    """Its lease never began for it: the connection is closed, and its place and its class are free again."""
+    heard: list[EventKind] = []
+
+    def listener(event: Event) -> None:
+        heard.append(event.kind)
+        if heard == [K.ACQUIRE_STARTED, K.ACQUIRED]:
+            raise KeyboardInterrupt
+
+    async with make(max_size=1, **settings) as rig:
+        await rig.give(await rig.lease(key=key))
+        rig.pool.add_listener(listener)
+        rig.pool._core.recheck_interval = 0.05
+
+        async def interrupted() -> bool:
+            try:
+                if rig.threads:
+                    rig.pool.lease(key=key)
+                else:
+                    await rig.pool.lease(key=key)
+            except KeyboardInterrupt:
+                return True
+            return False
+
+        assert await interrupted()
+        await rig.give(await rig.lease(key=key))
+        # a sweep finds the connection, while the caller waits for its place
+        counts = {kind: heard.count(kind) for kind in heard}
+        assert counts == {
+            K.ACQUIRE_STARTED: 2, K.ACQUIRED: 2, K.RELEASED: 1,
+            K.CONNECTION_CLOSED: 1, K.CONNECTION_CREATED: 1, K.CONNECTION_READY: 1,
+        }  # fmt: skip
+        assert heard[-2:] == [K.ACQUIRED, K.RELEASED]
+        rig.pool.check_books()
 
 
 async def test_kinds_that_are_none_are_refused(make: Make) -> None:

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from poolkit import AcquireTimeout, Connector, Event, EventKind, Pool, _begin, _fast
+from poolkit import AcquireTimeout, ClassConfig, Connector, Event, EventKind, Pool, _begin, _fast
 from poolkit._core.machine import Core
 from tests.simulation import SimulationFailure, replay
 from tests.simulation.async_simulation import AsyncPoolSimulation
@@ -91,13 +91,13 @@ class _Server(Connector[object]):
         return object()
 
 
-def _three_threads_share(seed: int, *, size: int = 1, listeners: tuple[Story, ...] = ()) -> None:
+def _three_threads_share(seed: int, *, size: int = 1, listeners: tuple[Story, ...] = (), **settings: Any) -> None:
     world = Interleaving(seed, switch=(0.003, 0.01, 0.03)[seed % 3])
     runtime = SimulatedRuntime(world)
     with mock.patch.object(_begin, "Lock", runtime.lock):
         pool = Pool(
             _Server(), runtime=runtime, clock=world.clock, max_size=size, max_lifetime=None, idle_timeout=None,
-            barging_window=0, acquire_timeout=1000, listeners=listeners,
+            barging_window=0, acquire_timeout=1000, listeners=listeners, **settings,
         )  # fmt: skip
     pool._core.recheck_interval = float("inf")  # it would serve the forgotten callers
 
@@ -117,9 +117,9 @@ def test_three_threads_share_one_connection_in_any_order(block: int) -> None:
         _three_threads_share(seed)
 
 
-def _who_is_told_of_three_threads(seed: int) -> None:
+def _who_is_told_of_three_threads(seed: int, **settings: Any) -> None:
     story = Story()
-    _three_threads_share(seed, size=1 + seed % 3, listeners=(story,))
+    _three_threads_share(seed, size=1 + seed % 3, listeners=(story,), **settings)
     story.check(leased=0)
     assert [story.told.count(kind) for kind in (K.ACQUIRE_STARTED, K.ACQUIRED, K.RELEASED)] == [9, 9, 9]
 
@@ -129,6 +129,42 @@ def test_the_events_of_three_threads_are_consistent_in_any_order(block: int) -> 
     """The events of a connection's next lease follow those of its last one, and none is lost or delivered twice."""
     for seed in range(25 * block, 25 * (block + 1)):
         _who_is_told_of_three_threads(seed)
+
+
+@pytest.mark.parametrize("settings", [{"keyed": True}, {"classes": {"web": ClassConfig()}}], ids=["keyed", "classes"])
+def test_what_a_listener_hears_of_three_threads_makes_sense_also_under_the_lock(settings: dict[str, Any]) -> None:
+    """Pools with many endpoints or classes take and return connections under the lock."""
+    for seed in range(50):
+        _who_is_told_of_three_threads(seed, **settings)
+
+
+@pytest.mark.usefixtures("no_collector")  # it runs finalizers among the steps, and the search takes longer or shorter
+@pytest.mark.timeout(900)  # a machine ten times slower searches ten times longer
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("keyed", {"keyed": True}), ("classed", {"classes": {"web": ClassConfig()}})]
+)
+def test_the_simulation_finds_a_release_that_is_told_too_late_under_the_lock(
+    monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, Any]
+) -> None:
+    """If RELEASED is emitted after the lock is released, the events of the next lease may come first."""
+    original = getattr(_fast, f"make_{kind}_put")
+
+    def late(*gate: Any) -> Any:
+        *others, note = gate
+        plain = original(*others)
+
+        def put(record: Any) -> bool:
+            if not plain(record):
+                return False
+            note(record.slot, 0.0, 0.0)
+            return True
+
+        return put
+
+    monkeypatch.setattr(f"poolkit._access.make_{kind}_put", late)
+    with pytest.raises(AssertionError, match="acquired after acquired"):
+        for seed in range(1000):
+            _who_is_told_of_three_threads(seed, **settings)
 
 
 @pytest.mark.usefixtures("no_collector")  # it runs finalizers among the steps, and the search takes longer or shorter
