@@ -13,7 +13,6 @@ from . import _registry
 from ._access import Access, FastPath
 from ._core import commands
 from ._core.machine import Core
-from ._explain import place_outside
 from ._gate import Gate
 from ._housekeeping import Housekeeping
 from ._listeners import Listeners
@@ -21,6 +20,7 @@ from ._membership import Membership
 from ._misuse import Origin
 from ._monitor import Monitor
 from ._operations import Operations
+from ._places import place_outside
 from ._register import LeaseRegister
 from .config import PoolConfig, PoolSettings
 from .connector import require_connect

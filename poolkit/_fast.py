@@ -737,8 +737,6 @@ def make_lease(
     def lease(timeout: Any = default, key: Any = None) -> Any:
         if requests or moved or key is not None:
             return slow(timeout, key)
-        made = new(kind)
-        made._pool = pool
         slot: Slot | None
         try:
             slot = pop()
@@ -748,6 +746,8 @@ def make_lease(
             return slow(timeout)
         now = clock()
         if now < slot.fresh_until and now < slot.expires:
+            made = new(kind)
+            made._pool = pool
             slot.state = IN_USE
             slot.leases = 1
             slot.since = made.since = now

@@ -1,4 +1,7 @@
-"""Statistics, explanations and leak reports of a pool. This module only reads the state; it changes nothing."""
+"""Statistics, explanations and leak reports of a pool, and the text of timeout errors.
+
+This module only reads the state; it changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,26 @@ import sys
 from collections import deque
 from collections.abc import Callable, Hashable
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._core.endpoints import Endpoint
 from ._core.machine import Core
 from ._core.queue import Request
-from ._core.slots import Held
-from ._explain import COUNTED, diagnosed, explain, holders, nothing_wrong, place_of, symptoms
+from ._core.slots import Held as OnLease
+from ._core.slots import State
 from ._log import logger
-from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown, shown_key
+from ._places import place_of
+from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, describe, shown, shown_key
 from .policies.connects import BreakerState
-from .policies.diagnose import Diagnosis, Symptoms, diagnose
-from .policies.meters import WINDOWS
+from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms, diagnose
+from .policies.meters import WINDOWS, frozen
+from .runtimes.holders import ENDED, hashable
 from .runtimes.threads import ThreadRuntime
 from .settings import Setting, described
 from .sizing import Advice, advise
 from .stats import (
+    ClassStats,
     Holder,
     LaneStats,
     Parts,
@@ -40,12 +48,15 @@ from .stats import (
 if TYPE_CHECKING:
     from ._pool_base import PoolBase
 
-__all__ = ("Monitor", "WaitObserver")
+__all__ = ("Monitor", "WaitObserver", "explain")
 
 N = TypeVar("N", Holder, Queued)
 
 LARGE = 200  # connections and requests, above which concurrent timeouts share one snapshot of the pool
 OLD = 0.1  # seconds for which such a snapshot is used
+COUNTED = 1000  # the most callers that are counted ahead of one that timed out, to bound the cost of the message
+
+_SINCE, _REPORTED = attrgetter("since"), attrgetter("reported")
 
 WaitObserver = Callable[[Any, float, "BaseException | None"], object]
 """``observer(pool, seconds, error)``, called at the end of each acquire that found no idle connection at once: in the
@@ -145,12 +156,12 @@ class Monitor:
         """Return the statistics, the ``most`` longest leases, and the diagnosis. Called under the lock."""
         core = self._pool._core
         stats = snapshot(core, self._copied(), now)
-        return stats, self._held(now, most), diagnosed(core, stats, self._pool._driver.name_of, now)
+        return stats, self._held(now, most), _diagnosed(core, stats, self._pool._driver.name_of, now)
 
     def _held(self, now: float, most: int = 3) -> list[Holder]:
         """Return the ``most`` longest leases, with the names of their holders. Called under the lock."""
         pool = self._pool
-        return [_named(held, pool._driver.name_of(holder)) for holder, held in holders(pool._core, now, most)]
+        return [_named(held, pool._driver.name_of(holder)) for holder, held in _holders(pool._core, now, most)]
 
     def _shared_state(self, now: float) -> Picture:
         """Return the state that a timeout error describes. In a large pool or a long queue, timeouts within ``OLD``
@@ -160,7 +171,7 @@ class Monitor:
         if picture is None or not 0 <= now - taken_at < OLD or picture[0].size + picture[0].waiting <= LARGE:
             core = self._pool._core
             stats = snapshot(core, self._copied(), now)
-            picture = stats, self._held(now), symptoms(core, stats, self._pool._driver.name_of, now)
+            picture = stats, self._held(now), _symptoms(core, stats, self._pool._driver.name_of, now)
             self._taken = now, picture
         return picture
 
@@ -193,8 +204,8 @@ class Monitor:
         """Return holders and requests by their identities; their names are looked up later. Called under the lock."""
         core, now = self._pool._core, self._pool._clock()
         stats = snapshot(core, self._copied(), now)
-        diagnosis = diagnosed(core, stats, self._pool._driver.name_of, now)
-        held = holders(core, now, len(core.leased) if most is None else most)
+        diagnosis = _diagnosed(core, stats, self._pool._driver.name_of, now)
+        held = _holders(core, now, len(core.leased) if most is None else most)
         return stats, diagnosis, held, queued(core, now, most), lane_stats(core)
 
     def brief(self, most: int) -> PoolBrief:
@@ -205,7 +216,7 @@ class Monitor:
 
         def quiet() -> tuple[Parts, list[tuple[Hashable, Holder]]] | None:
             """Copy the state of a pool without waiting callers or problems; None for others. Called under the lock."""
-            return (self._copied(), holders(core, now, most)) if nothing_wrong(core) else None
+            return (self._copied(), _holders(core, now, most)) if _nothing_wrong(core) else None
 
         found = pool._gate.step(quiet)
         if found is None:
@@ -235,7 +246,7 @@ class Monitor:
 
     # -- leases held too long -------------------------------------------------------------------------------------
 
-    def report_overdue(self, record: Held, seconds: float, *, taken_away: bool) -> None:
+    def report_overdue(self, record: OnLease, seconds: float, *, taken_away: bool) -> None:
         """Log a lease that is held longer than ``leak_after``."""
         pool = self._pool
         logger.warning(
@@ -245,7 +256,7 @@ class Monitor:
             "; taken away (on_leak='reclaim'): its connection is closed" if taken_away else "",
         )  # fmt: skip
 
-    def overdue_error(self, record: Held) -> LeaseOverdue:
+    def overdue_error(self, record: OnLease) -> LeaseOverdue:
         """Return the error for the holder of a reported lease when it returns it (``on_leak="raise"``)."""
         pool = self._pool
         kind: type[LeaseOverdue] = getattr(pool._connector, "overdue_error", LeaseOverdue)
@@ -308,3 +319,144 @@ def _spent(request: Request, waited: float) -> str:
              "its own connects": request.connecting}  # fmt: skip
     found = sorted(((seconds, name) for name, seconds in parts.items() if seconds >= 0.005), reverse=True)
     return ", ".join(f"{seconds:.2f} s in {name}" for seconds, name in found)
+
+
+# -- what is read from the core, under the lock -----------------------------------------------------------------------
+
+
+def _holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holder]]:
+    """Return the ``most`` leases that have lasted longest, longest first, each with the identity of its holder. The
+    holders' names are looked up later. The caller holds the lock.
+    """
+    # they are nearly sorted by their start, so sorted() is faster than heapq.nsmallest, which is written in Python
+    return [
+        (
+            record.holder,
+            frozen(
+                Holder,
+                connection_id=record.slot.id,
+                held=now - record.since,
+                holder="",
+                place=place_of(record),
+            ),
+        )
+        for record in sorted(core.leased.copy().values(), key=_SINCE)[:most]
+    ]
+
+
+def _symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Symptoms:
+    """Return the input of the rules in :mod:`poolkit.policies.diagnose`. The caller holds the lock."""
+    leased = [record for record in core.leased.copy().values() if not record.slot.opening]
+    endpoints = list(core.all_endpoints.values())
+    slots = core.slots.living()
+    returns = core.counts.uses + sum(slot.uses for slot in slots)
+    returned = core.counts.busy + sum(slot.busy for slot in slots)
+    last = max((slot.last_used for slot in slots if slot.uses), default=None)
+    recent = stats.windows[WINDOWS[1]]
+    failing = max(endpoints, key=lambda endpoint: endpoint.dialer.breaker.failures)
+    connects = [slot.requested_at for slot in slots if slot.opening]
+    return Symptoms(
+        limit=core.limit,
+        live=sum(endpoint.live for endpoint in endpoints)
+        - sum(slot.state is State.IN_USE and slot.pending for slot in slots),
+        waiting=stats.waiting,
+        suspended=core.suspended,
+        failures=failing.dialer.breaker.failures,
+        breaker_open=any(endpoint.dialer.breaker.is_open(now) for endpoint in endpoints),
+        last_error=describe(failing.dialer.last_error),
+        connecting_for=now - min(connects, default=now),
+        held=sorted((_held(record, name_of(record.holder), now) for record in leased),
+                    key=attrgetter("seconds"), reverse=True),
+        taken=len({record.slot.id for record in leased}),
+        waiters=frozenset(hashable(request.holder) for endpoint in endpoints for request in endpoint.requests),
+        returns=returns,
+        usual_use=returned / returns if returns >= OFTEN else None,
+        recent_use=recent.mean_use if recent.acquires >= OFTEN else None,
+        returned_ago=None if last is None else now - last,
+        acquires_per_second=recent.acquires_per_second,
+        barred=_barred(core, endpoints),
+    )  # fmt: skip
+
+
+def _diagnosed(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Diagnosis | None:
+    """Return the diagnosis for an observer, which does not wait itself. The caller holds the lock.
+
+    In most pools no rule can apply most of the time. Then no name of a holder is looked up.
+    """
+    return None if _nothing_wrong(core) else diagnose(_symptoms(core, stats, name_of, now))
+
+
+def _nothing_wrong(core: Core) -> bool:
+    """Whether no rule of the diagnosis can apply. The caller holds the lock."""
+    leased = core.leased.copy()
+    if core.suspended or len(leased) >= core.limit or any(map(_REPORTED, leased.values())):
+        return False
+    return not any(one.requests or one.dialer.breaker.failures for one in list(core.all_endpoints.values()))
+
+
+def _barred(core: Core, endpoints: list[Endpoint]) -> str:
+    """Return the classes that wait although capacity is free, because they are at their own limit."""
+    classes = core.classes
+    if classes is None or len(core.all_slots) - sum(len(endpoint.idle) for endpoint in endpoints) >= core.limit:
+        return ""
+    barred = dict.fromkeys(one for endpoint in endpoints for one in endpoint.queue.barred(core.limit))
+    return ", ".join(classes.words(one, core.limit, unlimited=core.config.max_size is None) for one in barred)
+
+
+def _held(record: OnLease, name: str, now: float) -> Held:
+    ended = name.endswith(ENDED)
+    return Held(now - record.since, hashable(record.holder), name, place_of(record), ended, record.reported)
+
+
+# -- the text ---------------------------------------------------------------------------------------------------------
+
+
+def _class_words(one: ClassStats) -> str:
+    waiting = f", {one.waiting} waiting" if one.waiting else ""
+    return f"class {shown(one.name)!r} {one.in_use}{'' if one.most is None else f'/{one.most}'}{waiting}"
+
+
+def explain(
+    stats: PoolStats,
+    held: list[Holder],
+    *,
+    ahead: int | None = None,
+    diagnosis: Diagnosis | None = None,
+    spent: str = "",
+    entitled: str = "",
+) -> str:
+    """Return the state of a pool as text, for ``explain()`` and timeout errors.
+
+    Timeout errors add how many callers are ``ahead``, how the time was ``spent``, and what the caller's class is
+    ``entitled`` to.
+    """
+    limit = "no limit" if stats.limit is None else stats.limit
+    numbers = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
+    numbers += [
+        f"{name} {number}"
+        for name, number in (("checking", stats.checking), ("resetting", stats.resetting), ("closing", stats.closing))
+        if number
+    ]
+    if ahead is None:
+        numbers.append(f"{stats.waiting} waiting")
+    else:
+        numbers.append(f"{ahead} ahead of you" if ahead < COUNTED else f"at least {ahead} ahead of you")
+    text = ", ".join(numbers)
+    if entitled:
+        text += f"; {entitled}"
+    elif stats.classes:
+        text += "; " + ", ".join(_class_words(one) for one in stats.classes.values())
+    if stats.overloaded:
+        text += f"; overloaded: {shown(stats.overload_reason)}, so the newest are served first"
+    if held:
+        first = held[0]
+        text += f"; longest held {first.held:.1f} s by {first.holder}"
+        if first.place:
+            text += f" at {first.place}"
+    if stats.limit_reason:
+        bounds = f"{stats.min_size} to {'any number' if stats.max_size is None else stats.max_size}"
+        text += f"; elastic size {limit} of {bounds}: {stats.limit_reason}"
+    text += f"; last connect error: {stats.last_connect_error or 'none'}"
+    if spent:
+        text += f"; time spent: {spent}"
+    return text if diagnosis is None else f"{text}; diagnosis: {diagnosis}"

@@ -13,7 +13,6 @@ from ._core.machine import Core
 from ._core.repair import audit
 from ._core.slots import Held, Slot
 from ._core.state import Phase
-from ._explain import in_short
 from ._gate import Gate
 from ._housekeeping import Housekeeping
 from ._listeners import Listeners
@@ -207,4 +206,8 @@ class PoolBase(Generic[C]):
         self._fast.check()
 
     def __repr__(self) -> str:
-        return in_short(self)
+        core = self._core  # without the lock
+        return (
+            f"<{type(self).__name__} {self.name!r} {core.phase.value}: {len(core.all_slots)} open, "
+            f"{len(core.leased)} leased, {len(core.endpoint.requests)} waiting>"
+        )

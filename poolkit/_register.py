@@ -11,8 +11,8 @@ from ._core.effects import Do, Effect
 from ._core.maintenance import leaks
 from ._core.slots import Held
 from ._core.state import Phase
-from ._explain import place_of
 from ._log import logger
+from ._places import place_of
 from .errors import LeaseOverdue, NotLeased
 from .events import CloseReason
 

@@ -13,10 +13,10 @@ from ._core.queue import Request
 from ._core.slots import CHECKING, IN_USE, RESETTING, Held, LeaseRecord, Slot
 from ._deadline import BLOCKS, current, forget
 from ._driver import Opened
-from ._explain import packages_of, place_outside
 from ._fast import BATCH
 from ._log import logger
 from ._operations import BrokenContract
+from ._places import packages_of, place_outside
 from ._priority import chosen
 from .config import PoolConfig
 from .connector import Verdict

@@ -15,7 +15,7 @@ from typing import Any
 
 from poolkit import __version__
 
-from .._explain import explain
+from .._monitor import explain
 from ..budget import Budget
 from ..cluster._begin import live_clusters
 from ..cluster._nodepool import engine_of

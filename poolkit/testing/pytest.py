@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .._explain import place_of
+from .._places import place_of
 from .._registry import live_pools, watch_pools
 from .clock import ManualClock
 
