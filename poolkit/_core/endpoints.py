@@ -247,13 +247,15 @@ class KeyedIdleSlots:
         return len(self.order) > size.max_idle
 
     def reorder(self, endpoints: Iterable[Endpoint]) -> None:
-        """After an interruption: restore the order from the endpoints and what is left of it."""
-        for slot in [slot for slot in self.order if slot.state is not IDLE]:
+        """After an interruption: restore the order from the endpoints and what is left of it.
+
+        A slot that no endpoint lists was being put back or closed. The order must not keep it alive: it is reclaimed.
+        """
+        listed = [slot for endpoint in endpoints for slot in endpoint.idle.copy() if slot.state is IDLE]
+        for slot in self.order.keys() - set(listed):
             del self.order[slot]
-        for endpoint in endpoints:
-            for slot in endpoint.idle.copy():
-                if slot.state is IDLE and slot not in self.order:
-                    self.order[slot] = None
+        for slot in listed:
+            self.order.setdefault(slot)
 
     def take_surplus(self) -> Slot | None:
         slot = next((slot for slot in self.order if not slot.endpoint.requests), None)

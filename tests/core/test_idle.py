@@ -113,7 +113,8 @@ def test_after_an_interruption_the_order_follows_from_the_endpoints() -> None:
     idle = KeyedIdleSlots()
     place = endpoint()
     known, gone, missing = idle_at(place, 1), slot(2), idle_at(place, 3)
-    idle.order[known] = idle.order[gone] = None
+    unlisted = idle_at(place, 4)  # its thread was interrupted while it put it back or closed it
+    idle.order[known] = idle.order[gone] = idle.order[unlisted] = None
     place.idle = deque([known, missing])
     idle.reorder([place])
     assert list(idle.order) == [known, missing]

@@ -150,6 +150,8 @@ def everywhere(make: Callable[[], Stage], scene: Callable[[Stage], Callable[[], 
     assert tails <= 3
 
 
+OF_A_CLASS: dict[str, Any] = {"classes": {"bulk": ClassConfig(limit=SIZE)}, "default_class": "bulk"}
+
 WORLDS: dict[str, dict[str, Any]] = {
     "idle": {"idle": 2},
     "connects": {},
@@ -161,7 +163,9 @@ WORLDS: dict[str, dict[str, Any]] = {
     "connects, told": {"told": 1},
     "tracing": {"idle": 1, "debug": True},
     # the class may have exactly the whole pool, so a slot that is not given back to it would be noticed
-    "of a class": {"idle": 1, "classes": {"bulk": ClassConfig(limit=SIZE)}, "default_class": "bulk"},
+    "of a class": {"idle": 1, **OF_A_CLASS},
+    "of a class, told": {"idle": 1, "told": 1, **OF_A_CLASS},
+    "keyed, told": {"idle": 2, "told": 1, "keyed": True},
 }
 
 
@@ -224,10 +228,14 @@ def test_release(end: str, waiting: int, resets: bool) -> None:
     everywhere(lambda: Stage(features={"resets": resets}, **HANDED_OVER), scene, least=20)
 
 
-@pytest.mark.parametrize("told", [0, 1], ids=["", "told to a listener"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"told": 1}, {"told": 1, **OF_A_CLASS}, {"told": 1, "keyed": True}],
+    ids=["", "told to a listener", "of a class, told", "keyed, told"],
+)
 @pytest.mark.parametrize("waiting", [0, 1], ids=["nobody waits", "one waits"])
 @pytest.mark.parametrize("end", ENDS)
-def test_lease_close(end: str, waiting: int, told: int) -> None:
+def test_lease_close(end: str, waiting: int, settings: dict[str, Any]) -> None:
     def scene(stage: Stage) -> Callable[[], object]:
         lease = stage.pool.lease()
         third = stage.pool.lease()
@@ -245,7 +253,7 @@ def test_lease_close(end: str, waiting: int, told: int) -> None:
 
         return act
 
-    everywhere(lambda: Stage(features={"resets": False}, told=told, **HANDED_OVER), scene, least=30)
+    everywhere(lambda: Stage(features={"resets": False}, **settings, **HANDED_OVER), scene, least=30)
 
 
 def test_acquire_from_a_full_pool_while_another_returns() -> None:
