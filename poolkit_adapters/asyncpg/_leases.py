@@ -36,7 +36,7 @@ class Leases:
         """Lease a connection. Raises the adapter's errors, and those of a connect and of ``setup``."""
         pool, setup = self._pool(), self._setup
         assert pool is not None  # it calls this
-        deadline = None if timeout is None or setup is None else time.monotonic() + timeout
+        deadline = None if setup is None else self._deadline(timeout)
         try:
             session = await (self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout)))
         except PoolError as error:
@@ -50,6 +50,11 @@ class Leases:
         if setup is not None:
             await self._set_up(setup, proxy, session, deadline)
         return proxy
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        """Return when ``setup`` must end. Without a timeout of the call, ``acquire_timeout`` limits it, too."""
+        seconds = self._engine.config.acquire_timeout if timeout is None else timeout
+        return None if seconds is None else time.monotonic() + seconds
 
     def _told(self, pool: PoolkitPool, error: PoolError) -> BaseException:
         if isinstance(error, poolkit.PoolClosed) and (pool._closing or pool._closed):
