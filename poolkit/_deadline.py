@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._pool_base import PoolBase
     from .policies.classes import CallerClass
 
-__all__ = ("BLOCKS", "Running", "current", "deadline", "forget")
+__all__ = ("BLOCKS", "Running", "current", "deadline", "forget", "gave_up")
 
 
 class Running:
@@ -48,10 +48,11 @@ class Running:
         for pool, core, key, caller_class in self.asked.copy().values():
             found = pool()
             if found is not None and core() is found._core:
-                found._gate.post(_gave_up, found._core, key, caller_class, found._clock())
+                found._gate.post(gave_up, found._core, key, caller_class, found._clock())
 
 
-def _gave_up(core: Core, key: Hashable, caller_class: CallerClass | None, now: float) -> None:
+def gave_up(core: Core, key: Hashable, caller_class: CallerClass | None, now: float) -> None:
+    """A caller at this endpoint was served, but its block has ended after its deadline. Called under the lock."""
     endpoint = core.all_endpoints.get(key)
     if endpoint is not None:  # otherwise nobody waits there
         core.overload.gave_up_lease(endpoint, caller_class, now)

@@ -116,6 +116,17 @@ def test_deadlines_that_the_pool_does_not_know_cannot_be_kept(clients: int) -> N
     assert heard.goodput > 0.96
 
 
+@pytest.mark.parametrize("hold", [0.02, 0.03])
+@pytest.mark.parametrize("clients", [24, 36, 60])
+def test_deadlines_of_blocks_are_kept(clients: int, hold: float) -> None:
+    """Beside clients that only look at their clock themselves: they wait for as long as it takes."""
+    load = Load(clients, impatient, told=False, blocks=True, hold=hold).measure(8)
+    own = Load(clients, impatient, told=False, hold=hold, limit=float("inf")).measure(8)
+    assert load.goodput > 0.96
+    assert load.goodput > 1.3 * own.goodput
+    assert load.jain > 0.95
+
+
 @pytest.mark.parametrize("offered", [1.1, 2.0, 5.0])
 def test_callers_from_outside_are_answered_as_well(offered: float) -> None:
     load = Load(20, impatient, rate=300 * offered).measure(8)

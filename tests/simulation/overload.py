@@ -15,6 +15,7 @@ from poolkit._core.machine import Core
 from poolkit._core.queue import Request
 from poolkit._core.slots import Slot
 from poolkit._core.state import Features
+from poolkit._deadline import gave_up
 from poolkit.config import PoolConfig
 from poolkit.events import Event
 
@@ -30,7 +31,8 @@ class Load:
 
     A lease takes ``hold`` seconds (a fifth more or less). A caller that gives up during it takes the connection
     along: ``reconnect`` seconds pass until there is another one. ``told``: whether the pool hears of it, as from a
-    cancelled task; else the caller goes on and is late. ``rate``: calls per second by so many clients (an open loop);
+    cancelled task; else the caller goes on and is late. ``blocks``: its call is in a ``poolkit.deadline`` block, so the
+    pool hears of it when the block ends late. ``rate``: calls per second by so many clients (an open loop);
     None: each client calls again ``pause`` seconds after its last call. ``limit``: seconds after which a caller stops
     waiting, whatever its patience is, of which the pool then does not hear (None: it waits for as long as it has).
     """
@@ -44,6 +46,7 @@ class Load:
     pause: float = 0.0
     rate: float | None = None
     told: bool = True
+    blocks: bool = False
     limit: float | None = None
     key_of: Callable[[int], Any] = lambda client: None
     class_of: Callable[[int], str | None] = lambda client: None
@@ -213,7 +216,10 @@ class _Call:
         load = self.load
         del load.core.leased[id(self)]
         load._decide(load.core.give_back, self.slot, load.now)
-        self._end(load.now <= self.deadline)
+        late = load.now > self.deadline
+        if late and load.blocks:
+            load._decide(gave_up, load.core, self.request.endpoint.key, self.request.caller_class, load.now)
+        self._end(not late)
 
     def give_up(self) -> None:
         """Its time is up."""
