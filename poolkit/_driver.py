@@ -202,14 +202,11 @@ class Attempts:
             self.set_timer()
 
     def _give_up(self, late: list[Attempt], now: float) -> None:
-        pool, operations = self._pool, self._driver.operations
+        pool = self._pool
         given_up: list[Attempt] = []
         try:
             for attempt in late:
-                if self._is_late(attempt, now) and self._running.pop(attempt, False):
-                    given_up.append(attempt)
-                    attempt.error = TimeoutError(f"the connect has not returned in {now - attempt.begun:.3g} s")
-                    attempt.ended = operations.give_up(attempt.thread)
+                self._give_up_if_late(attempt, now, given_up)
             self.set_timer()  # before listeners and log handlers, which may take their time
             if given_up and self.core is pool._core:
                 pool._gate.step(self._report, given_up, now)
@@ -223,6 +220,12 @@ class Attempts:
             logger.warning(
                 "%s: %s: it is given up; its thread goes on until it returns, and %s", pool.name, attempt.error, place
             )
+
+    def _give_up_if_late(self, attempt: Attempt, now: float, given_up: list[Attempt]) -> None:
+        if self._is_late(attempt, now) and self._running.pop(attempt, False):
+            given_up.append(attempt)
+            attempt.error = TimeoutError(f"the connect has not returned in {now - attempt.begun:.3g} s")
+            attempt.ended = self._driver.operations.give_up(attempt.thread)
 
     def _is_late(self, attempt: Attempt, now: float) -> bool:
         """Ask again how long it may take, which may be known only by now; whether that time is over."""

@@ -185,11 +185,11 @@ class Gate:
             effects = core.effects
             if effects:
                 core.effects = deque()
+                self.lock.release()
+                self._perform(effects)
             else:
                 effects = None
-            self.lock.release()
-            if effects:
-                self._perform(effects)
+                self.lock.release()
             if core.due < self.scheduled:
                 self.schedule()
             if self.inbox:
@@ -206,26 +206,30 @@ class Gate:
 
     def run_posted(self) -> None:
         """Run the steps in the inbox. If another thread holds the lock, that thread runs them."""
-        if self.lock._is_owned():
+        lock = self.lock
+        if lock._is_owned():
             return  # a finalizer inside a critical section of this thread
         effects: deque[Any] | None = None
         try:
             # if another thread holds the lock, it looks into the inbox after releasing it, and runs this step
-            while self.inbox and self.lock.acquire(False):
-                core = self.core
+            while True:  # its jump back follows a plain statement (tests/faults/test_jumps_back.py)
+                if not self.inbox or not lock.acquire(False):
+                    return
                 self._run_inbox()
+                core = self.core
                 if core.stale:
                     self._renew()
                 effects = core.effects
                 if effects:
                     core.effects = deque()
+                    lock.release()
+                    self._perform(effects)
                 else:
                     effects = None
-                self.lock.release()
-                if effects:
-                    self._perform(effects)
+                    lock.release()
                 if core.due < self.scheduled:
                     self.schedule()
+                effects = None
         except BaseException:
             self.recover(effects)
             raise

@@ -27,9 +27,9 @@ def shut_in_threads(pool: Pool[Any], phase: Phase, timeout: float | None) -> boo
     parker = pool._runtime.parker()
     core.watchers.append(parker)
     try:
-        while _unfinished(core, phase):
+        while True:
             left = deadline - pool._clock()
-            if left <= 0:
+            if left <= 0 or not _unfinished(core, phase):
                 break
             parker.wait(None if deadline == NEVER else left)
     finally:
@@ -52,9 +52,9 @@ async def shut_in_tasks(pool: AsyncPool[Any], phase: Phase, timeout: float | Non
         parker = runtime.parker()
         core.watchers.append(parker)
         try:
-            while _unfinished(core, phase):
+            while True:
                 left = deadline - pool._clock()
-                if left <= 0:
+                if left <= 0 or not _unfinished(core, phase):
                     break
                 await parker.wait(None if deadline == NEVER else left)
         finally:

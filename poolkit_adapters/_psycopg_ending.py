@@ -56,8 +56,7 @@ class _Request:
         deadline = time.monotonic() + timeout
         with contextlib.closing(self._steps(self._conn)) as steps:
             for fd, write in steps:
-                if not ready(fd, deadline - time.monotonic(), write=write):
-                    raise TimeoutError(f"no answer to a cancel request in {timeout:g} s")
+                _wait_until_ready(fd, deadline, timeout, write=write)
 
     async def send_async(self) -> None:
         """Do the same without blocking the event loop. The caller sets a time limit."""
@@ -74,7 +73,10 @@ class _Request:
         """Yield what to wait for next: a descriptor, and whether it must be writable."""
         try:
             conn.start()
-            while (status := conn.poll()) != PollingStatus.OK:
+            while True:
+                status = conn.poll()
+                if status == PollingStatus.OK:
+                    break
                 if status == PollingStatus.FAILED:
                     raise psycopg.OperationalError(conn.get_error_message())
                 yield conn.socket, status != PollingStatus.READING
@@ -166,10 +168,8 @@ class Ending:
                 except Exception as error:  # noqa: BLE001 - the statement may end by itself
                     logger.info("cannot cancel: %s", said(error))
             try:
-                while stream is not None:
-                    stream.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
-                    if not stream.recv(65536):
-                        return
+                if stream is not None:
+                    _read_to_the_end(stream, deadline)
             except TimeoutError:
                 _late(limit)
             except OSError:
@@ -200,6 +200,20 @@ class Ending:
             self.let_go()
             return None
         return done
+
+
+def _wait_until_ready(fd: int, deadline: float, timeout: float, *, write: bool) -> None:
+    """Wait for a descriptor of a cancel request. Raises TimeoutError at ``deadline``."""
+    if not ready(fd, deadline - time.monotonic(), write=write):
+        raise TimeoutError(f"no answer to a cancel request in {timeout:g} s")
+
+
+def _read_to_the_end(stream: socket.socket, deadline: float | None) -> None:
+    """Read until the server closes the connection. Raises TimeoutError at ``deadline``."""
+    while True:
+        stream.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+        if not stream.recv(65536):
+            return
 
 
 def _late(limit: float | None) -> None:

@@ -116,12 +116,8 @@ class EtcdDiscovery(Discovery):
             answer = self._post(request, "/v3/watch", {"create_request": what})
             request.extend(self.watch_for)
             try:
-                while line := answer.readline():
-                    result = json.loads(line).get("result", {})
-                    if result.get("canceled") or result.get("events"):  # "canceled": the revision was compacted
-                        return
-                    if int(result.get("header", {}).get("revision", revision)) < revision:
-                        return
+                if any(_ends_watch(line, revision) for line in iter(answer.readline, b"")):
+                    return
             except (OSError, ValueError, http.client.HTTPException):
                 if not request.overdue:
                     raise
@@ -249,6 +245,14 @@ def _expire(shut: Callable[[], None]) -> None:
 def _shut(sock: socket.socket) -> None:
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def _ends_watch(line: bytes, revision: int) -> bool:
+    """Whether a message of a watch says that all keys are to be read again."""
+    result = json.loads(line).get("result", {})
+    if result.get("canceled") or result.get("events"):  # "canceled": the revision was compacted
+        return True
+    return bool(int(result.get("header", {}).get("revision", revision)) < revision)
 
 
 def _coded(text: str) -> str:

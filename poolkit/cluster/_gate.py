@@ -18,7 +18,9 @@ class ClusterGate(Gate):
     def _run_inbox(self) -> None:
         inbox = self.inbox
         try:
-            while inbox:
+            while True:
+                if not inbox:
+                    return
                 step, args = inbox[0]
                 step(*args)
                 inbox.popleft()  # after the step: an interrupted one is repeated

@@ -49,6 +49,16 @@ class LeaseOpener:
             entries = self._base._core.entries
             request.tried = {entries[name] for name in avoid if name in entries}
 
+    def still_in_time(self, request: NodeRequest, deadline: float) -> float:
+        """Return the time. Raises AcquireTimeout if the deadline has passed, unless the request was just served."""
+        cluster = self._base
+        now = cluster._clock()
+        if now >= deadline:
+            error = cluster._gate.step(self.expire, cluster._core, request, now)
+            if error is not None:
+                raise cluster._translated(error)
+        return now
+
     def expire(self, core: ClusterCore, request: NodeRequest, now: float) -> AcquireTimeout | None:
         """The deadline has passed: return the error, or None if the request was just served. Called under the lock."""
         if request.outcome is not None:
@@ -103,7 +113,9 @@ class ThreadLeaseOpener(LeaseOpener, Generic[C]):
         try:
             while True:
                 cluster._gate.step(cluster._core.acquire, request, now)
-                while request.outcome is None:
+                while True:
+                    if request.outcome is not None:
+                        break
                     if parker is None:
                         parker = request.parker = cluster._driver.runtime.parker()
                         continue  # check again: the request may have been served before the parker was set
@@ -112,11 +124,7 @@ class ThreadLeaseOpener(LeaseOpener, Generic[C]):
                         parker.wait(None if deadline == NEVER else left)
                     cluster._gate.run_posted()
                     cluster._gate.keep_time()
-                    now = cluster._clock()
-                    if now >= deadline:
-                        error = cluster._gate.step(self.expire, cluster._core, request, now)
-                        if error is not None:
-                            raise cluster._translated(error)
+                    now = self.still_in_time(request, deadline)
                 if not isinstance(request.outcome, NodeEntry):
                     raise cluster._translated(request.outcome)
                 lease = self._open(request, request.outcome, deadline, now)
@@ -170,7 +178,9 @@ class TaskLeaseOpener(LeaseOpener, Generic[C]):
         try:
             while True:
                 cluster._gate.step(cluster._core.acquire, request, now)
-                while request.outcome is None:
+                while True:
+                    if request.outcome is not None:
+                        break
                     if parker is None:
                         parker = request.parker = runtime.parker()
                         continue  # check again: the request may have been served before the parker was set
@@ -178,11 +188,7 @@ class TaskLeaseOpener(LeaseOpener, Generic[C]):
                     if left > 0:
                         await parker.wait(None if deadline == NEVER else left)
                     cluster._gate.run_posted()
-                    now = cluster._clock()
-                    if now >= deadline:
-                        error = cluster._gate.step(self.expire, cluster._core, request, now)
-                        if error is not None:
-                            raise cluster._translated(error)
+                    now = self.still_in_time(request, deadline)
                 if not isinstance(request.outcome, NodeEntry):
                     raise cluster._translated(request.outcome)
                 lease = await self._open(request, request.outcome, deadline, now)

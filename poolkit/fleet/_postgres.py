@@ -228,7 +228,10 @@ class PostgresStore:
         pgconn = pq.PGconn.connect_start(conninfo.encode())
         try:
             with selectors.DefaultSelector() as selector:
-                while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:
+                while True:
+                    status = pgconn.connect_poll()
+                    if status == pq.PollingStatus.OK:
+                        break
                     if status == pq.PollingStatus.FAILED:
                         raise self._psycopg.OperationalError(pq.error_message(pgconn))
                     writes = status == pq.PollingStatus.WRITING

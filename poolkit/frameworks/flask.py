@@ -124,13 +124,8 @@ class FlaskPools:
         with ExitStack() as ends:  # close all, even if one raises
             for lease in context.get("own", {}).values():
                 ends.callback(lease.close, error=error)
-            for lease, name, place, path in context.get("taken", ()):
-                if lease._record is not None:
-                    ends.callback(lease.close, discard=True)
-                    logger.warning(
-                        "FlaskPools: the request %s left a lease of %r open, taken at %s; its connection was closed",
-                        path, name, place,
-                    )  # fmt: skip
+            for taken in context.get("taken", ()):
+                _end_if_open(ends, *taken)
 
     # -- shutdown ---------------------------------------------------------------------------------------------------
 
@@ -149,3 +144,13 @@ class FlaskPools:
             if thing is not engine_of(thing) and callable(close):
                 close()
         return done
+
+
+def _end_if_open(ends: ExitStack, lease: Lease[Any], name: str, place: str, path: str) -> None:
+    """Close a lease at the end of a request that has left it open."""
+    if lease._record is not None:
+        ends.callback(lease.close, discard=True)
+        logger.warning(
+            "FlaskPools: the request %s left a lease of %r open, taken at %s; its connection was closed",
+            path, name, place,
+        )  # fmt: skip

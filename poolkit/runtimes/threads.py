@@ -171,25 +171,31 @@ class _Housekeeper:
 
     def _run(self, me: object) -> None:
         try:
-            while self._holder.get(0) is me and not _outdated():
-                self._until = 0.0  # awake: a request that comes now is seen below
-                self._read_inbox()
-                now = time.monotonic()
-                for ref in self._take_due(now):
-                    self._visit(ref)
-                while self._nudged:
-                    self._look_into(self._nudged.popitem()[1])
-                self._until = self._due[0][0] if self._due else now + LINGER
-                if self._inbox or self._nudged:  # came between the two looks
-                    continue
-                self._parker.wait(max(0.0, self._until - time.monotonic()))
-                if not self._due and not self._inbox and not self._nudged and time.monotonic() >= self._until:
-                    del self._holder[0]
-                    if not (self._inbox or self._nudged) or self._holder.setdefault(0, me) is not me:
-                        return
+            while True:
+                if self._holder.get(0) is not me or _outdated():
+                    break
+                self._work_once(me)
         finally:
             if self._holder.get(0) is me:  # it was interrupted: otherwise no other thread would ever be started
                 del self._holder[0]
+
+    def _work_once(self, me: object) -> None:
+        """Do what is due and wait. If nothing came for a while, give up the holder's place, which ends the thread."""
+        self._until = 0.0  # awake: a request that comes now is seen below
+        self._read_inbox()
+        now = time.monotonic()
+        for ref in self._take_due(now):
+            self._visit(ref)
+        while self._nudged:
+            self._look_into(self._nudged.popitem()[1])
+        self._until = self._due[0][0] if self._due else now + LINGER
+        if self._inbox or self._nudged:  # came between the two looks
+            return
+        self._parker.wait(max(0.0, self._until - time.monotonic()))
+        if not self._due and not self._inbox and not self._nudged and time.monotonic() >= self._until:
+            del self._holder[0]
+            if self._inbox or self._nudged:
+                self._holder.setdefault(0, me)
 
     def _read_inbox(self) -> None:
         while self._inbox:

@@ -90,17 +90,20 @@ class _Timer:
 
     async def _wait(self) -> None:
         try:
-            while self._at < NEVER:
+            while True:
+                if self._at == NEVER:
+                    break
                 self._sleep = trio.CancelScope(deadline=self._at)
                 with self._sleep:
                     await trio.sleep_forever()
-                if trio.current_time() >= self._at:
-                    self._at = NEVER
-                    self._call()
+                self._call_if_due()
         finally:
             self._sleep = None
 
-    def _call(self) -> None:
+    def _call_if_due(self) -> None:
+        if trio.current_time() < self._at:
+            return
+        self._at = NEVER
         task = self._task()
         try:
             if task is not None:

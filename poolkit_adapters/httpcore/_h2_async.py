@@ -102,7 +102,9 @@ class _Pull:
         state = self._state
         self._reading = True
         try:
-            while not done():
+            while True:
+                if done():
+                    break
                 try:
                     data = await self._stream.read(_MOST, _left(deadline))
                 except httpcore.ReadTimeout:
@@ -112,12 +114,15 @@ class _Pull:
                     continue
                 if state.receive(data):
                     state.announce()
-                if state.unsent():
-                    with contextlib.suppress(*_EXPECTED):  # fail() tells of it
-                        await self.flush(ABANDONED)
+                await self._flush_unsent()
         finally:
             self._reading = False
             self._wake_next()
+
+    async def _flush_unsent(self) -> None:
+        if self._state.unsent():
+            with contextlib.suppress(*_EXPECTED):  # fail() tells of it
+                await self.flush(ABANDONED)
 
     def _wake_next(self) -> None:
         """Let another waiting task read, if none does."""
@@ -436,9 +441,7 @@ class AsyncH2Connection(httpcore.AsyncConnectionInterface):
     ) -> None:
         parts = aiter(request.stream)  # type: ignore[arg-type]
         try:
-            async for chunk in parts:
-                if not await self._send_chunk(stream, memoryview(chunk), request, eager=eager):
-                    break
+            await self._send_parts(parts, stream, request, eager=eager)
         finally:
             close = getattr(parts, "aclose", None)
             if close is not None:
@@ -448,6 +451,13 @@ class AsyncH2Connection(httpcore.AsyncConnectionInterface):
         await self._wire.flush(timeout)
         if stream.error is not None and stream.head is None:
             raise again(stream.error)
+
+    async def _send_parts(
+        self, parts: AsyncIterator[bytes], stream: Stream, request: httpcore.Request, *, eager: bool
+    ) -> None:
+        async for chunk in parts:
+            if not await self._send_chunk(stream, memoryview(chunk), request, eager=eager):
+                break
 
     async def _send_chunk(self, stream: Stream, rest: memoryview, request: httpcore.Request, *, eager: bool) -> bool:
         """Return False if the server wants no more of the body."""

@@ -226,9 +226,7 @@ class H2Connection(httpcore.ConnectionInterface):
     def _send_body(self, stream: Stream, request: httpcore.Request, timeout: float | None, *, eager: bool) -> None:
         parts = iter(request.stream)  # type: ignore[arg-type]
         try:
-            for chunk in parts:
-                if not self._send_chunk(stream, memoryview(chunk), request, eager=eager):
-                    break
+            self._send_parts(parts, stream, request, eager=eager)
         finally:
             close = getattr(parts, "close", None)
             if close is not None:
@@ -239,6 +237,11 @@ class H2Connection(httpcore.ConnectionInterface):
         self._flush(timeout)
         if stream.error is not None and stream.head is None:
             raise again(stream.error)
+
+    def _send_parts(self, parts: Iterator[bytes], stream: Stream, request: httpcore.Request, *, eager: bool) -> None:
+        for chunk in parts:
+            if not self._send_chunk(stream, memoryview(chunk), request, eager=eager):
+                break
 
     def _send_chunk(self, stream: Stream, rest: memoryview, request: httpcore.Request, *, eager: bool) -> bool:
         """Return False if the server wants no more of the body."""
@@ -343,7 +346,9 @@ class H2Connection(httpcore.ConnectionInterface):
         """Read until ``done()``, then let another waiting thread read."""
         state = self.state
         try:
-            while not done():
+            while True:
+                if done():
+                    break
                 try:
                     data = self._wire.read(None if deadline is None else max(0.0, deadline - time.monotonic()))
                     with self._lock:
@@ -360,13 +365,16 @@ class H2Connection(httpcore.ConnectionInterface):
                     raise
                 if news:
                     state.announce()
-                if state.unsent():
-                    with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):  # told by fail()
-                        self._flush(ABANDONED, wait=False)
+                self._flush_unsent()
         finally:
             with self._lock:
                 self._reading = False
                 self._wake_next()
+
+    def _flush_unsent(self) -> None:
+        if self.state.unsent():
+            with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):  # told by fail()
+                self._flush(ABANDONED, wait=False)
 
     def _wake_next(self) -> None:
         """Let another waiting thread read, if none does."""

@@ -83,14 +83,15 @@ class AsyncDirect:
                 await self._send(request, prepared, timeouts.get("write"))
             except httpcore.WriteError:  # the server may have answered and closed, so read that
                 pass
+            end = 0
             while True:
+                if end:
+                    break
                 part = await self._stream.read(MOST, timeouts.get("read"))
                 if not part:
                     raise httpcore.RemoteProtocolError("Server disconnected without sending a response.")
                 data = data + part if data else part
                 end = head_ends(data)
-                if end:
-                    break
             found = parse(data, end, request.method == b"HEAD") if end > 0 else None
             if found is None:
                 return await self._by_h11(request, data)

@@ -27,7 +27,7 @@ from poolkit.events import Event, EventKind
 from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
 from ._errors import LeaseOverdue, PoolClosed, UsageError, classify
-from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused
+from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused, stats_of
 from ._io import is_clean, limited_rollback, ping_async
 from ._leased import verdict_on
 from ._session import Session, no_loop, note_wrong_server, was_cut
@@ -141,7 +141,9 @@ async def _until_filled(pool: AsyncPoolkitConnectionPool[Any], timeout: float) -
     try:
         if not pool._eager:
             await _fill(pool)
-        while not is_ready(stats := pool._engine.stats()):
+        while True:
+            if is_ready(stats := stats_of(pool)):
+                break
             if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
                 raise not_ready(pool, 0.0, stats, last[0])
             if deadline <= time.monotonic():
@@ -152,8 +154,6 @@ async def _until_filled(pool: AsyncPoolkitConnectionPool[Any], timeout: float) -
             finally:
                 timer.cancel()
             changed.clear()
-            if pool._engine.closed:
-                raise PoolClosed(f"the pool {pool.name!r} was closed")
     finally:
         pool._engine.remove_listener(listen)
 

@@ -13,7 +13,7 @@ from ._errors import ERRORS, AcquireTimeout, NotLeased, PoolClosed, ServerUnavai
 if TYPE_CHECKING:
     from ._shared import PoolBase
 
-__all__ = ("failed", "foreign", "is_ready", "not_connectable", "not_opened", "not_ready", "refused")
+__all__ = ("failed", "foreign", "is_ready", "not_connectable", "not_opened", "not_ready", "refused", "stats_of")
 
 
 def refused(pool: PoolBase[Any]) -> PoolClosed:
@@ -60,6 +60,14 @@ def not_connectable(pool: PoolBase[Any], timeout: float, error: BaseException) -
     failure = ServerUnavailable(f"pool {pool.name!r} could not connect within {timeout:g} s: {said(error, 1000)}")
     failure.__cause__ = error.__cause__
     return failure
+
+
+def stats_of(pool: Any) -> PoolStats:
+    """Return the state of a pool that is open. Raises PoolClosed."""
+    if pool._engine.closed:
+        raise PoolClosed(f"the pool {pool.name!r} was closed")
+    stats: PoolStats = pool._engine.stats()
+    return stats
 
 
 def is_ready(stats: PoolStats) -> bool:

@@ -22,7 +22,7 @@ from poolkit.events import Event, EventKind
 from . import _config as defaults
 from ._connector import PsycopgConnector
 from ._errors import LeaseOverdue, PoolClosed, classify
-from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused
+from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused, stats_of
 from ._io import is_clean, limited_rollback, ping
 from ._leased import verdict_on
 from ._session import Session, note_wrong_server, was_cut
@@ -116,14 +116,14 @@ def _until_filled(pool: PoolkitConnectionPool[Any], timeout: float) -> None:
     try:
         if not pool._eager:
             _fill(pool._engine)
-        while not is_ready(stats := pool._engine.stats()):
+        while True:
+            if is_ready(stats := stats_of(pool)):
+                break
             if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
                 raise not_ready(pool, 0.0, stats, last[0])
             if not changed.wait(max(0.0, deadline - time.monotonic())):
                 raise not_ready(pool, timeout, stats, last[0] if last else None)
             changed.clear()
-            if pool._engine.closed:
-                raise PoolClosed(f"the pool {pool.name!r} was closed")
     finally:
         pool._engine.remove_listener(listen)
 

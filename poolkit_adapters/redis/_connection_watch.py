@@ -163,7 +163,9 @@ class ConnectionWatch:
         try:
             with self._look_lock:
                 ready: bool | None = True
-                while ready:
+                while True:
+                    if not ready:
+                        break
                     ready = False if self._ends_within_a_record() else self._next_is_push(inner)
             if ready is False:
                 return False

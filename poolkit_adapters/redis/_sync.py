@@ -255,18 +255,23 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
     ) -> None:
         """Update connections as redis-py does, but from one snapshot, so that none is missed while it is released."""
         states = State if include_free_connections else (State.USED, State.OPENING)
+        wanted = matching_pattern, matching_address, matching_notification_hash
         with self._lock:
             for connection in in_state(self, *states):
-                if self._should_update_connection(
-                    connection, matching_pattern, matching_address, matching_notification_hash
-                ):
-                    self.update_connection_settings(connection, **changes)
+                _update_if_wanted(self, connection, wanted, changes)
 
     def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
         """Close the idle connections to an address, or all idle ones if it is None."""
         idle = in_state(self, State.IDLE)
         chosen = {id(c) for c in idle if self._should_update_connection(c, "connected_address", moving_address_src)}
         self.poolkit.discard_idle(lambda connection: id(connection) in chosen)
+
+
+def _update_if_wanted(
+    pool: PoolkitConnectionPool, connection: Any, wanted: tuple[Any, str | None, int | None], changes: dict[str, Any]
+) -> None:
+    if pool._should_update_connection(connection, *wanted):
+        pool.update_connection_settings(connection, **changes)
 
 
 def _begin(pool: PoolkitConnectionPool) -> None:

@@ -66,13 +66,15 @@ def _watch(source: Everybody, interval: float, console: Any) -> int:
     last = note("asking")
     try:
         with Keys() as keys, Live(last, console=console, screen=True, auto_refresh=False) as live:
+            quits = False
             while True:
+                if quits:
+                    return 0
                 try:
                     last = frame(source.state(), height=console.size.height)
                     live.update(last, refresh=True)
                 except PoolError as error:
                     live.update(note(f"{error}; trying again"), refresh=True)
-                if keys.quit_within(interval):
-                    return 0
+                quits = keys.quit_within(interval)
     except KeyboardInterrupt:  # the same as q
         return 0
