@@ -261,7 +261,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.made_with = _thread.allocate_lock
-        self.told = False  # of a thread that could not be started
+        self.told: dict[int, object] = {}  # not empty: it was logged that no thread can be started
         self.workers: deque[_Worker] = deque()
         self.housekeeper = _Housekeeper()
 
@@ -279,8 +279,8 @@ after_fork(Stage.RUNTIME, _restart)
 
 def _refused(error: BaseException) -> None:
     """Log once per process that no thread can be started."""
-    if not _process.told and "shutdown" not in str(error):  # expected at the end of the process
-        _process.told = True
+    me = object()  # several threads may fail at once
+    if "shutdown" not in str(error) and _process.told.setdefault(0, me) is me:  # expected at the end of the process
         logger.warning(
             "poolkit: no thread can be started (%s: %s): until one can, the callers of the pools connect, "
             "close and do the housekeeping themselves",

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .._log import logger
+from .._registry import snapshot
 from ..errors import describe
 from ..runtimes.fork import Stage, restart_after_fork
 
@@ -20,16 +21,19 @@ MOST = 10_000
 
 
 class Once:
-    """Warnings about foreign code, each kind of which is logged once. ``what``: the name of the code in the log."""
+    """Warnings about foreign code, each kind of which is logged once. ``what``: the name of the code in the log.
+
+    Thread-safe.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._told: set[str] = set()
+        self._told: dict[str, object] = {}  # by kind: the call that logs it
 
     def tell(self, kind: str, text: str, *, exc_info: bool = False) -> None:
         """Log a warning, unless one of this kind was logged before."""
-        if kind not in self._told:
-            self._told.add(kind)
+        call = object()
+        if self._told.setdefault(kind, call) is call:
             logger.warning("%s: %s", self._what, text, exc_info=exc_info)
 
 
@@ -39,7 +43,7 @@ _open: weakref.WeakSet[Aside] = weakref.WeakSet()
 @atexit.register
 def _at_exit() -> None:
     """At process exit: make the queued calls, but do not wait for one that hangs."""
-    for one in list(_open):
+    for one in snapshot(_open):
         one.catch_up(AT_EXIT)
 
 

@@ -39,8 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = ("PoolkitConnectionPool", "take")
 
-_pools: weakref.WeakSet[Any] = weakref.WeakSet()
+_pools: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _authentications = TimeLimits()
+
+
+def _live() -> list[Any]:
+    """Return all pools. Thread-safe: ``valuerefs()`` is one call in C, while others are created and collected."""
+    return [pool for ref in _pools.valuerefs() if (pool := ref()) is not None]
 
 
 def _checked(watch: ConnectionWatch, seconds: float | None) -> bool:
@@ -58,7 +63,7 @@ def _explain_crossing(pool: PoolkitConnectionPool, error: AcquireTimeout) -> Non
     A pipeline over several nodes takes one connection after the other, in the order of its commands, and gives
     none back before it has all of them.
     """
-    for other in list(_pools):
+    for other in _live():
         engine = other._engine
         if other is pool or not other._of_cluster or engine is None:
             continue
@@ -134,7 +139,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """
         if not hasattr(self, "_lock"):  # redis-py before 6 creates it in this method
             self._lock: Any = threading.RLock()
-        _pools.add(self)
+        _pools[id(self)] = self
         self.pid = os.getpid()
         self._shared.forget()
         old = self._engine
@@ -352,7 +357,7 @@ def _renew(pool: PoolkitConnectionPool) -> None:
 
 
 def _after_fork_in_child() -> None:
-    for pool in list(_pools):
+    for pool in _live():
         _renew(pool)
 
 

@@ -5,6 +5,7 @@ after each step.
 from __future__ import annotations
 
 import ast
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -164,6 +165,8 @@ WALKS = {
 }  # fmt: skip
 SAFE = {
     ("stats.py", "copied.leased"): "a copy",
+    ("opentelemetry.py", "_made.items"): "a program calls instrument() in one thread",
+    ("_pool.py", "self._sessions"): "asyncpg: only the thread of the event loop adds to it",
 }
 
 
@@ -191,9 +194,36 @@ def shared(what: ast.expr) -> str | None:
     return ast.unparse(what) if isinstance(what, ast.Attribute) and what.attr in SHARED else None
 
 
+def weak(tree: ast.AST) -> set[str]:
+    """The weak sets and dicts that a source makes. Their walks are Python code, and fail if another thread adds."""
+    made = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(node.value, ast.Call):
+            continue
+        if ast.unparse(node.value.func).rpartition(".")[2].startswith("Weak"):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            made.update(ast.unparse(one) for one in targets)
+    return made
+
+
+def threads_run_beside(tree: ast.AST) -> ast.AST:
+    """Without the functions that run in a forked child, which has one thread."""
+    tree = copy.deepcopy(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "_after_fork_in_child":
+            node.body = [ast.Pass()]
+    return tree
+
+
 def bare_walks(source: str, file: str) -> list[str]:
     """Return the iterations over shared containers in a source that are not known to be safe."""
-    texts = [text for one in walked(ast.parse(source)) if (text := shared(one)) is not None]
+    tree = threads_run_beside(ast.parse(source))
+    texts = [text for one in walked(tree) if (text := shared(one)) is not None]
+    known = weak(tree)
+    for one in walked(tree):
+        text = ast.unparse(one).removesuffix("()")
+        if text.removesuffix(".items").removesuffix(".values").removesuffix(".keys") in known:
+            texts.append(text)
     return [text for text in texts if (file, text) not in SAFE]
 
 
@@ -204,6 +234,14 @@ def test_no_line_walks_over_what_another_thread_may_change() -> None:
     assert len(files) > 150
     found = {str(path): bare_walks(path.read_text(encoding="utf-8"), path.name) for path in files}
     assert not {path: texts for path, texts in found.items() if texts}
+
+
+@pytest.mark.parametrize("walk", ["list(known)", "[one for one in known]", "[*known]", "sorted(known.items())"])
+def test_a_bare_walk_over_a_weak_set_would_be_noticed(walk: str) -> None:
+    source = f"known: WeakSet[int] = weakref.WeakSet()\ndef look():\n    {walk}\n"
+    assert bare_walks(source, "any.py")
+    assert not bare_walks(source.replace(walk, "snapshot(known)"), "any.py")
+    assert not bare_walks(source.replace("look", "_after_fork_in_child"), "any.py")
 
 
 @pytest.mark.parametrize(

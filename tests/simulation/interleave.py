@@ -33,7 +33,7 @@ __all__ = ("Deadlock", "Interleaving", "SimulatedLock", "SimulatedRuntime")
 _ENGINE = os.path.dirname(poolkit.__file__)
 _STEPPED = tuple(os.path.join(_ENGINE, name) for name in (
     "_access.py", "_begin.py", "_core", "_driver.py", "_fast.py", "_gate.py", "_pool_base.py", "_register.py",
-    "_slow_path.py", "_threads.py",
+    "_slow_path.py", "_threads.py", os.path.join("telemetry", "_aside.py"),
 ))  # fmt: skip
 
 

@@ -19,12 +19,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from poolkit import AcquireTimeout, ConfigError, Event, EventKind, Pool
 from poolkit.telemetry import statsd
+from poolkit.telemetry._aside import Once
 from poolkit.telemetry.alerts import Alerts
 from poolkit.telemetry.logs import EventLog, log_events
 from poolkit.telemetry.opentelemetry import instrument
 from poolkit.telemetry.prometheus import PoolCollector, register
 from poolkit.telemetry.statsd import StatsdReporter
 from poolkit.testing import FakeConnection, FakeConnector
+from tests.simulation.interleave import Interleaving
 from tests.support.waiting import PATIENCE, until
 
 OFTEN = 0.01  # seconds between two reports
@@ -305,3 +307,13 @@ def test_a_handler_of_the_engines_own_log_that_raises_is_not_seen_by_callers(
     use(pool)
     assert capsys.readouterr().err.count("ValueError: a broken handler") == 1
     pool.check_books()
+
+
+def test_threads_that_fail_at_the_same_moment_log_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    for seed in range(20):
+        caplog.clear()
+        once, world = Once("an exporter"), Interleaving(seed, switch=0.5)
+        for _ in range(3):
+            world.spawn(once.tell, "raised", "failed")
+        world.run()
+        assert len(caplog.records) == 1, f"seed {seed}"
