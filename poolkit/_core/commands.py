@@ -8,6 +8,7 @@ from typing import Any
 from ..config import PoolConfig
 from ..errors import PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
+from ..policies.members import members
 from ..policies.retire import expiry
 from . import elastic
 from .machine import Core
@@ -50,7 +51,7 @@ def discard_idle(
                 core.touched[slot.endpoint] = None  # callers that counted on it need another connect
     closed = 0
     for endpoint in list(core.all_endpoints.values()):
-        for slot in endpoint.idle.copy():
+        for slot in members(endpoint.idle):
             if slot.state is not IDLE or slot.last_used > unused_since:
                 continue
             if condition is not None and not condition(slot.connection):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import PoolBusy
 from ..events import CloseReason, EventKind
+from ..policies.members import members
 from ..policies.retire import NEVER, evictable_at
 from .effects import Do, Effect
 from .opener import Dialer
@@ -210,7 +211,7 @@ class KeyedIdleSlots:
         return slot
 
     def take_all(self, endpoint: Endpoint) -> list[Slot]:
-        taken = list(endpoint.idle.copy())  # they stay in the order over all endpoints
+        taken = members(endpoint.idle)  # they stay in the order over all endpoints
         endpoint.idle.clear()
         return taken
 
@@ -251,7 +252,7 @@ class KeyedIdleSlots:
 
         A slot that no endpoint lists was being put back or closed. The order must not keep it alive: it is reclaimed.
         """
-        listed = [slot for endpoint in endpoints for slot in endpoint.idle.copy() if slot.state is IDLE]
+        listed = [slot for endpoint in endpoints for slot in members(endpoint.idle) if slot.state is IDLE]
         for slot in self.order.keys() - set(listed):
             del self.order[slot]
         for slot in listed:
@@ -449,7 +450,7 @@ class OneEndpoint:
         endpoint = self.only
         if endpoint.live <= self._core.config.min_size or endpoint.queue.wanting:
             return None
-        return next(iter(endpoint.idle.copy()), None)
+        return next(iter(members(endpoint.idle)), None)
 
     def unused_since(self) -> float | None:
         """Since when that connection has been unused. Called without the lock, so the answer may be out of date; it
@@ -642,7 +643,7 @@ class KeyedEndpoints:
         reads copies alone.
         """
         endpoints = [endpoint for endpoint in list(self.all.values()) if endpoint.idle and not endpoint.queue.wanting]
-        firsts = [next(iter(endpoint.idle.copy()), None) for endpoint in endpoints]
+        firsts = [next(iter(members(endpoint.idle)), None) for endpoint in endpoints]
         return min([first.last_used for first in firsts if first is not None], default=None)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ..policies.members import members
 from ..policies.retire import NEVER
 from .endpoints import Endpoint
 from .machine import Core
@@ -19,7 +20,7 @@ __all__ = ("check",)
 def _usable(endpoint: Endpoint) -> list[Slot]:
     """Return the idle connections, and those with a stream to spare, for which a caller waits that may have them."""
     spare = [one for one in endpoint.spare if one.leases < one.capacity and one.generation == endpoint.generation]
-    return [slot for slot in [*endpoint.idle.copy(), *spare] if endpoint.queue.first_for(slot) is not None]
+    return [slot for slot in [*members(endpoint.idle), *spare] if endpoint.queue.first_for(slot) is not None]
 
 
 def _check_overload(core: Core) -> None:
@@ -96,7 +97,7 @@ def check(core: Core) -> None:
             f"endpoint {endpoint.key!r}: connecting {endpoint.connecting} != {opening}"
         )
         # PLACE-BY-STATE
-        idle = endpoint.idle.copy()
+        idle = members(endpoint.idle)
         assert len(idle) == len(set(idle)), "a connection is idle twice"
         assert set(idle) == {e for e in mine if e.state is IDLE}, "an idle connection is nowhere to be found"
         assert all(e.state is IN_USE for e in endpoint.spare), "a connection has a stream to spare that is not in use"

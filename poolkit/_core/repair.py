@@ -13,6 +13,7 @@ register refers to it weakly. So no later step can act on a slot without referen
 from __future__ import annotations
 
 from ..events import CloseReason
+from ..policies.members import members
 from ..policies.retire import NEVER
 from .effects import Do, Effect
 from .machine import Core
@@ -55,7 +56,7 @@ def search(core: Core) -> None:
         slots.strays, slots.looks = {}, 0
         return
     near = {record.slot for record in core.leased.copy().values()}
-    near.update(core.returned, *(endpoint.idle.copy() for endpoint in endpoints))
+    near.update(core.returned, *(members(endpoint.idle) for endpoint in endpoints))
     found = {slot.id: slot.uses for slot in slots.living() if _settled(slot) and slot not in near}
     stayed = found.items() & slots.strays.items()
     slots.strays, slots.looks = found, slots.looks + 1 if stayed else 0

@@ -7,6 +7,7 @@ from contextvars import copy_context
 
 from ..errors import PoolClosed, PoolError, PoolSuspended
 from ..events import CloseReason
+from ..policies.members import members
 from .context import Context
 from .effects import Do, Effect
 from .endpoints import Endpoint, IdleSlots
@@ -293,7 +294,7 @@ class Service:
         if drop or not self._core.can_check:
             self.close_idle(endpoint, CloseReason.ERROR, now, abort=True)
             return
-        for slot in endpoint.idle.copy():
+        for slot in members(endpoint.idle):
             slot.fresh_until = 0.0
         self._core.want_sweep(now)  # the sweep checks them in the background, so that callers need not wait for it
 

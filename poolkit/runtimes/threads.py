@@ -13,6 +13,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from .._log import logger
+from ..policies.members import members
 from ..policies.retire import NEVER
 from .base import Inbox, Task
 from .fork import Stage, after_fork
@@ -132,7 +133,7 @@ class _Housekeeper:
     def adopt(self, old: _Housekeeper) -> None:
         """Take over the requests of an earlier housekeeper."""
         now = time.monotonic()
-        for at, ref in [*old._inbox.copy(), *((entry[0], entry[3]) for entry in old._latest.copy().values())]:
+        for at, ref in [*members(old._inbox), *((entry[0], entry[3]) for entry in old._latest.copy().values())]:
             task = ref()
             if task is not None and not self.schedule(task, at - now):
                 self._visit(ref)  # it notices that there is no thread
@@ -199,7 +200,10 @@ class _Housekeeper:
 
     def _read_inbox(self) -> None:
         while self._inbox:
-            at, ref = self._inbox.popleft()
+            try:
+                at, ref = self._inbox.popleft()
+            except IndexError:
+                break  # a thread that could not start another housekeeper has taken it: see _hand_back()
             task = ref()
             if task is None:
                 continue

@@ -19,6 +19,8 @@ from poolkit import Connector, Pool, _begin
 from poolkit._core import invariants
 from poolkit._core.repair import repair
 from poolkit._core.slots import CLOSING, IDLE, IN_USE, Slot, Slots
+from poolkit.policies.members import members
+from poolkit.runtimes.threads import _Housekeeper
 from poolkit.testing import FakeConnector
 from tests.core.test_decisions import NOW, leased, make
 from tests.simulation.interleave import Interleaving, SimulatedRuntime
@@ -194,6 +196,21 @@ def shared(what: ast.expr) -> str | None:
     return ast.unparse(what) if isinstance(what, ast.Attribute) and what.attr in SHARED else None
 
 
+DEQUES = {"idle", "waited", "used", "inbox", "_inbox", "workers", "reports", "_lost", "ring"}
+"""Those of them that are deques: a copy fails on a free-threaded Python 3.13, so ``members()`` makes it."""
+
+
+def copied_deques(source: str) -> list[str]:
+    """The copies of shared deques in a source that are made without ``members()``."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "copy":
+            what = node.func.value
+            if (what.attr if isinstance(what, ast.Attribute) else ast.unparse(what)) in DEQUES:
+                found.append(ast.unparse(what))
+    return found
+
+
 def weak(tree: ast.AST) -> set[str]:
     """The weak sets and dicts that a source makes. Their walks are Python code, and fail if another thread adds."""
     made = set()
@@ -234,6 +251,52 @@ def test_no_line_walks_over_what_another_thread_may_change() -> None:
     assert len(files) > 150
     found = {str(path): bare_walks(path.read_text(encoding="utf-8"), path.name) for path in files}
     assert not {path: texts for path, texts in found.items() if texts}
+    copied = {str(path): copied_deques(path.read_text(encoding="utf-8")) for path in files}
+    assert not {path: texts for path, texts in copied.items() if texts}
+
+
+def test_a_copy_of_a_shared_deque_would_be_noticed() -> None:
+    assert copied_deques("for slot in endpoint.idle.copy(): pass")
+    assert not copied_deques("for slot in members(endpoint.idle): pass; known = leased.copy()")
+
+
+class Given(deque[int]):
+    """A deque that another thread changes in the middle of so many copies and walks."""
+
+    copies = walks = 0
+
+    def copy(self) -> Any:
+        self.copies -= 1
+        if self.copies >= 0:
+            raise RuntimeError("deque mutated during iteration")
+        return [self[at] for at in range(len(self))]
+
+    def __iter__(self) -> Iterator[int]:
+        self.walks -= 1
+        if self.walks >= 0:
+            raise RuntimeError("deque mutated during iteration")
+        return super().__iter__()
+
+
+@pytest.mark.parametrize(("copies", "walks"), [(0, 0), (1, 0), (1, 1), (3, 2), (2, 3)])
+def test_the_members_of_a_deque_are_had_although_another_thread_changes_it(copies: int, walks: int) -> None:
+    given = Given([1, 2, 3])
+    given.copies, given.walks = copies, walks
+    assert members(given) == [1, 2, 3]
+
+
+def test_a_request_that_another_thread_takes_from_the_housekeeper_does_no_harm() -> None:
+    """A thread that could not start a housekeeper hands back what came meanwhile, while another one has started."""
+    keeper = _Housekeeper()
+
+    class Emptied(deque[Any]):
+        def popleft(self) -> Any:
+            self.clear()
+            return super().popleft()
+
+    keeper._inbox = Emptied([(0.0, lambda: None)])
+    keeper._read_inbox()
+    assert not keeper._due
 
 
 @pytest.mark.parametrize("walk", ["list(known)", "[one for one in known]", "[*known]", "sorted(known.items())"])

@@ -72,7 +72,9 @@ class Rig:
     async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run ``function(...)`` as a caller of this pool would: in a thread of its own, or in this task."""
         if self.threads:
-            return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=self.limiter)
+            answers: list[Any] = []  # without the GIL a thread keeps what it returns until its next call
+            await anyio.to_thread.run_sync(lambda: answers.append(function(*args, **kwargs)), limiter=self.limiter)
+            return answers.pop()
         result = function(*args, **kwargs)
         return await result if isinstance(result, Awaitable) else result
 

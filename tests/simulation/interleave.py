@@ -30,6 +30,7 @@ from .replay import Decisions
 
 __all__ = ("Deadlock", "Interleaving", "SimulatedLock", "SimulatedRuntime")
 
+_FREE = not getattr(sys, "_is_gil_enabled", lambda: True)()
 _ENGINE = os.path.dirname(poolkit.__file__)
 _STEPPED = tuple(os.path.join(_ENGINE, name) for name in (
     "_access.py", "_begin.py", "_core", "_driver.py", "_fast.py", "_gate.py", "_pool_base.py", "_register.py",
@@ -141,6 +142,12 @@ class Interleaving:
         """Nobody but the collector knows ``thing`` any more: it is finalized at some line, in whatever thread."""
         self.garbage.append(thing)
 
+    def _finalize(self, count: int) -> None:
+        """Finalize so many of the dropped things, the oldest first."""
+        del self.garbage[:count]
+        if _FREE:  # otherwise the thread that made a thing finalizes it, and that is set aside
+            gc.collect()
+
     def fork(self) -> None:
         """From here on this is the forked child: of all threads only the running one is there.
 
@@ -187,7 +194,7 @@ class Interleaving:
             self.lines += 1
             what = self._decide(self.lines, self._draw, "")
             if what == "collect":
-                self.garbage.pop(0) if self.garbage else None
+                self._finalize(1)
             elif what:
                 self._lowest -= 1.0
                 thread.priority = self._lowest
@@ -226,7 +233,7 @@ class Interleaving:
                 if ready:
                     self._resume(max(ready, key=lambda thread: thread.priority))
                 elif self.garbage:
-                    self.garbage.clear()  # nobody waits for ever for a collection that does not come
+                    self._finalize(len(self.garbage))  # nobody waits for ever for a collection that does not come
                 elif not self._advance(alive):
                     names = ", ".join(thread.name for thread in alive)
                     raise Deadlock(f"seed {self.seed}: {names} wait for ever")
