@@ -52,18 +52,18 @@ class AsyncPoolkitPool(BasePool):
             return
         here = self._runtime.here
         here.forget()
-        live = record.dbapi_connection is not None  # a finalizer may return an empty one, and cannot wait
+        connection = record.dbapi_connection  # a finalizer may return a record without one, and cannot wait
         if discard:
             self.poolkit.release(record, discard=True)
-        elif not live or record.wrong_server is not None:
+        elif connection is None or record.wrong_server is not None:
             self._release_useless(record)
-        elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
+        elif self._in_transaction is not None and self._in_transaction(connection):
             self._release_in_transaction(record)
         else:
             if self._runtime.several:
                 self.poolkit._driver.loops.returns(record.loop)
             self.poolkit.release(record)
-        if live and here.latest is not None:
+        if here.latest is not None and connection is not None:
             settle(here.latest)
 
     def dispose(self) -> None:
