@@ -159,7 +159,8 @@ def replaced(core: Core, record: Held, began: float, now: float) -> None:
     core.counts.connects += 1
     core.meters.connect.record(now - began)
     slot.ready_at = now
-    slot.expires = expiry(now, core.config.max_lifetime, core.config.lifetime_jitter, core.random)
+    if slot.generation == slot.endpoint.generation:  # else expired: the fast path looks at nothing else
+        slot.expires = expiry(now, core.config.max_lifetime, core.config.lifetime_jitter, core.random)
     core.tell(EventKind.CONNECTION_READY, now, slot, duration=now - began)
 
 

@@ -402,6 +402,16 @@ async def test_clear_and_close_reach_every_key(keyed: Callable[..., Rig]) -> Non
         assert rig.connector.live == 0
 
 
+async def test_an_interrupted_clear_leaves_no_older_connection_to_the_next_caller(keyed: Callable[..., Rig]) -> None:
+    """KeyboardInterrupt may end clear() after the new generation has begun, before idle connections are closed."""
+    async with keyed(max_size=10) as rig:
+        await use(rig, "a")
+        rig.pool._core.all_endpoints["a"].generation += 1
+        lease = await rig.lease(key="a")
+        assert lease.connection.number == 2
+        await rig.give(lease)
+
+
 def test_min_size_means_nothing_for_a_keyed_pool() -> None:
     from poolkit import ConfigError
 
