@@ -48,7 +48,8 @@ async def test_16_one_failed_check_makes_the_others_suspect(make: Make) -> None:
         rig.connector.kill_all()
         await rig.give(lease, error=ConnectionResetError("the server hung up"))
         fresh = [await rig.lease() for _ in range(3)]
-        assert [one.connection.number for one in fresh] == [4, 5, 6]
+        # in any order: on a busy machine a second connect begins beside the first, and may end before it
+        assert sorted(one.connection.number for one in fresh) == [4, 5, 6]
         assert rig.stats.failed_checks == 2
         for one in fresh:
             await rig.give(one)
