@@ -52,8 +52,13 @@ class Leases:
         return proxy
 
     def _deadline(self, timeout: float | None) -> float | None:
-        """Return when ``setup`` must end. Without a timeout of the call, ``acquire_timeout`` limits it, too."""
-        seconds = self._engine.config.acquire_timeout if timeout is None else timeout
+        """Return when ``setup`` must end. Without a timeout of the call, ``acquire_timeout`` limits it, too.
+
+        A caller that never waits (0) gets a connection that is idle: its ``setup`` has the time of a connect.
+        """
+        config, seconds = self._engine.config, timeout
+        if timeout is None:
+            seconds = config.connect_timeout if config.acquire_timeout == 0 else config.acquire_timeout
         return None if seconds is None else time.monotonic() + seconds
 
     def _told(self, pool: PoolkitPool, error: PoolError) -> BaseException:

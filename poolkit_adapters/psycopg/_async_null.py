@@ -63,7 +63,10 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
     _become_ready = _until_accepted
 
     if not TYPE_CHECKING:  # a type checker finds the same arguments in the base
-        __init__ = null_arguments(AsyncPoolkitConnectionPool.__init__)
+
+        @null_arguments(AsyncPoolkitConnectionPool.__init__)
+        def __init__(self, *conninfo: Any, **arguments: Any) -> None:
+            super().__init__(*conninfo, **arguments)
 
     async def putconn(self, conn: ACT) -> None:
         """Give a connection to a waiting caller, or close it if none waits."""

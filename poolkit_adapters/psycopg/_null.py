@@ -64,7 +64,10 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
     _become_ready = _until_accepted
 
     if not TYPE_CHECKING:  # a type checker finds the same arguments in the base
-        __init__ = null_arguments(PoolkitConnectionPool.__init__)
+
+        @null_arguments(PoolkitConnectionPool.__init__)
+        def __init__(self, *conninfo: Any, **arguments: Any) -> None:
+            super().__init__(*conninfo, **arguments)
 
     def putconn(self, conn: CT) -> None:
         """Give a connection to a waiting caller, or close it if none waits."""

@@ -146,21 +146,26 @@ def prepare(
     return check_conninfo(conninfo, kwargs, result)
 
 
-def null_arguments(init: F) -> F:
-    """Return ``init`` as the constructor of a null pool: ``min_size`` is 0 if it is not given."""
-    signature = inspect.signature(init)
+def null_arguments(base: Callable[..., None]) -> Callable[[F], F]:
+    """Return a decorator for the constructor of a null pool: ``min_size`` is 0 if it is not given. ``base``: the
+    constructor whose signature and text it has.
+    """
+    signature = inspect.signature(base)
 
-    @functools.wraps(init)
-    def constructor(pool: PoolBase[Any], *conninfo: Any, **arguments: Any) -> None:
-        arguments.setdefault("min_size", NULL_MIN_SIZE)
-        arguments["close_returns"] = False  # as in psycopg_pool: close() closes, and the pool would do the same
-        init(pool, *conninfo, **arguments)
+    def decorate(init: F) -> F:
+        @functools.wraps(base)
+        def constructor(pool: PoolBase[Any], *conninfo: Any, **arguments: Any) -> None:
+            arguments.setdefault("min_size", NULL_MIN_SIZE)
+            arguments["close_returns"] = False  # as in psycopg_pool: close() closes, and the pool would do the same
+            init(pool, *conninfo, **arguments)
 
-    constructor.__signature__ = signature.replace(parameters=[  # type: ignore[attr-defined]
-        each.replace(default=NULL_MIN_SIZE) if each.name == "min_size" else each
-        for each in signature.parameters.values()
-    ])  # fmt: skip
-    return cast("F", constructor)
+        constructor.__signature__ = signature.replace(parameters=[  # type: ignore[attr-defined]
+            each.replace(default=NULL_MIN_SIZE) if each.name == "min_size" else each
+            for each in signature.parameters.values()
+        ])  # fmt: skip
+        return cast("F", constructor)
+
+    return decorate
 
 
 def new_sizes(pool: PoolBase[Any], min_size: int, max_size: int | None) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class AsyncRecord(Record):
 
     _replaces = False
     """Whether the next connect replaces its connection in place."""
+    changed: asyncio.Future[None] | None = None
+    """To be done when the time limit of its connect may have changed. None: nobody waits for the connect."""
 
     def __init__(self, pool: BasePool, most: float | None, io: GreenletIO) -> None:
         self._io = io
@@ -78,6 +80,20 @@ class AsyncRecord(Record):
         self.most = None  # from here on the deadline of its user applies
         self.attempt = Attempt(self.pool.poolkit.config)
         self._io.connects.run(self)
+
+    def begun(self, attempt: Attempt) -> None:
+        """Do the same as :meth:`Record.begun`. Whoever waits for the connect has to look at its limit again."""
+        super().begun(attempt)
+        self._limit_changed()
+
+    def opened(self, connection: Any) -> None:
+        """Do the same as :meth:`Record.opened`. "connect" events may have less time than the driver had."""
+        super().opened(connection)
+        self._limit_changed()
+
+    def _limit_changed(self) -> None:
+        if self.changed is not None and not self.changed.done():
+            self.changed.set_result(None)
 
     def connect(self) -> None:
         """Do the same as :meth:`Record.connect`, and count a connect that replaces the connection in place."""

@@ -167,15 +167,23 @@ def _too_late(record: AsyncRecord) -> BaseException:
 
 
 async def _in_time(record: AsyncRecord, task: asyncio.Task[Any], *, asked: bool = False) -> None:
-    """Wait until ``task`` has ended or its connect has used up its time; with ``asked`` also until its caller has."""
-    await asyncio.sleep(0)  # the driver is called: from here on the attempt knows what its arguments allow
-    while not task.done():
-        assert record.attempt is not None
-        limits = [limit for limit in (record.attempt.left(), record.left() if asked else None) if limit is not None]
-        left = min(limits, default=None)
-        if left == 0.0:
-            return
-        await asyncio.wait([task], timeout=left)
+    """Wait until ``task`` has ended or its connect has used up its time; with ``asked`` also until its caller has.
+
+    The driver's arguments may set another limit, which is known only after the host's name has been looked up. And
+    addresses that were not tried leave their time unused. So the record says when its limit may have changed.
+    """
+    await asyncio.sleep(0)  # without a name to look up, the limit is known then
+    try:
+        while not task.done():
+            assert record.attempt is not None
+            limits = [limit for limit in (record.attempt.left(), record.left() if asked else None) if limit is not None]
+            left = min(limits, default=None)
+            if left == 0.0:
+                return
+            record.changed = changed = asyncio.get_running_loop().create_future()
+            await asyncio.wait([task, changed], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        record.changed = None
 
 
 def _raise(error: BaseException | None) -> None:

@@ -174,7 +174,8 @@ def connect_error(error: Exception) -> BaseException:
 def overdue(dialect: Any, seconds: float | None) -> BaseException:
     """Return the error of a connect that exceeded its limit. It has the driver's class, which callers catch."""
     kind: Any = getattr(getattr(dialect, "dbapi", None), "OperationalError", TimeoutError)
-    return both(errors.ConnectTimeout, kind(f"no connection in {seconds:g} s (connect_timeout)"))
+    limit = "its time" if seconds is None else f"{round(seconds, 2):g} s"
+    return both(errors.ConnectTimeout, kind(f"no connection in {limit} (connect_timeout)"))
 
 
 def lease_cut(driver_errors: Any, text: str) -> BaseException:

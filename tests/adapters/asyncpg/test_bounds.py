@@ -19,6 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::poolkit.PoolConfigWarning")
 
 LIMIT = 0.5
 """Seconds that must pass for what hangs."""
+CONNECT = 2.0
+"""Seconds for a connect whose ``init`` hangs. A busy machine has to come as far as ``init`` in this time."""
 
 
 class Hangs:
@@ -72,9 +74,10 @@ async def test_an_init_that_hangs_ends_with_its_connect(
     make: Any, proxy: FaultProxy, through: str, how: str, admin: Admin, application: str
 ) -> None:
     init = Hangs(how, proxy)
-    async with make(through, max_size=1, init=init, connect_timeout=LIMIT, check_timeout=LIMIT) as pool:
+    async with make(through, max_size=1, init=init, connect_timeout=CONNECT, check_timeout=LIMIT) as pool:
         with pytest.raises(poolkit.ConnectTimeout):
             await pool.acquire(timeout=PATIENCE)
+        assert init.calls == 1
         init.heal()
         pool.poolkit.reconfigure(connect_timeout=PATIENCE)
         await all_serve(pool, 1)
@@ -86,7 +89,7 @@ async def test_an_init_whose_caller_is_cancelled_ends_with_its_connect(
     make: Any, proxy: FaultProxy, through: str, how: str, admin: Admin, application: str
 ) -> None:
     init = Hangs(how, proxy)
-    async with make(through, max_size=1, init=init, connect_timeout=LIMIT, check_timeout=LIMIT) as pool:
+    async with make(through, max_size=1, init=init, connect_timeout=CONNECT, check_timeout=LIMIT) as pool:
         task = asyncio.ensure_future(pool.acquire().__aenter__())
         await until_async(lambda: init.calls, "init begins")
         task.cancel()
@@ -120,3 +123,16 @@ async def test_a_setup_that_hangs_ends_with_the_time_of_its_caller(
         pool.poolkit.reconfigure(acquire_timeout=PATIENCE)
         await all_serve(pool, 1)
         await until_async(lambda: len(admin.sessions(application)) == 1, "the first session has ended")
+
+
+async def test_a_caller_that_never_waits_has_time_for_setup(make: Any, through: str) -> None:
+    done: list[int] = []
+
+    async def setup(connection: Any) -> None:
+        done.append(await connection.fetchval("select 1 from pg_sleep(0.01)"))
+
+    async with make(through, min_size=1, setup=setup, acquire_timeout=0) as pool:
+        await until_async(lambda: pool.poolkit.stats().idle == 1, "a connection is idle")
+        connection = await pool.acquire()
+        assert done == [1]
+        await pool.release(connection)

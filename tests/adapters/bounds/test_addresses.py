@@ -16,6 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import URL, create_engine
+from sqlalchemy.event import listen
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from poolkit import PoolConfig
@@ -292,6 +294,56 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next_one(
 
 
 # -- what follows the connect -----------------------------------------------------------------------------------------
+
+
+def _hanging(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("select pg_sleep(3600)")
+
+
+def fails_in_threads(url: URL, arguments: dict[str, Any]) -> str:
+    engine = create_engine(
+        url, poolclass=sa.PoolkitPool, pool_timeout=3600, connect_timeout=1800, connect_args=arguments
+    )
+    listen(engine, "connect", _hanging)
+    with pytest.raises(OperationalError) as caught:
+        engine.connect()
+    engine.dispose()
+    return str(caught.value)
+
+
+def fails_in_tasks(url: URL, arguments: dict[str, Any]) -> str:
+    async def main() -> str:
+        engine = create_async_engine(
+            url, poolclass=sa.AsyncPoolkitPool, pool_timeout=3600, connect_timeout=1800, connect_args=arguments
+        )
+        listen(engine.sync_engine, "connect", _hanging)
+        with pytest.raises(OperationalError) as caught:
+            await engine.connect()
+        await engine.dispose()
+        return str(caught.value)
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("addresses", [1, 3])
+@pytest.mark.parametrize(
+    ("fails", "driver", "argument"),
+    [
+        (fails_in_threads, "psycopg", "connect_timeout"),
+        (fails_in_tasks, "psycopg", "connect_timeout"),
+        (fails_in_tasks, "asyncpg", "timeout"),
+    ],
+)
+def test_a_connect_event_that_hangs_ends_at_the_limit_in_the_drivers_arguments(
+    fails: Any, driver: str, argument: str, addresses: int, postgres: PostgresServer, resolver: Resolver
+) -> None:
+    """Not at the limit of the pool, and addresses that are not tried add no time. The limit is known only after
+    the name has been looked up.
+    """
+    resolver.addresses = [postgres.host] * addresses
+    url = _url(postgres).set(drivername=f"postgresql+{driver}")
+    assert "no connection in 2" in fails(url, {argument: 2})
 
 
 @pytest.mark.usefixtures("silent")

@@ -364,3 +364,27 @@ async def test_a_lease_of_the_engine_itself_has_what_the_connection_has(twin: Tw
         await do(pool.poolkit.release(session))
         async with within(pool.connection()) as connection:
             assert (await do((await do(connection.execute("select 2"))).fetchone()))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("base", "null"),
+    [
+        (adapter.PoolkitConnectionPool, adapter.PoolkitNullConnectionPool),
+        (adapter.AsyncPoolkitConnectionPool, adapter.AsyncPoolkitNullConnectionPool),
+    ],
+)
+def test_a_null_pool_calls_the_next_constructor_of_its_class(base: Any, null: Any) -> None:
+    """A class of the application between the two sees the arguments."""
+    seen: list[dict[str, Any]] = []
+
+    class Between(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            seen.append(kwargs)
+            super().__init__(*args, **kwargs)
+
+    class Both(null, Between):  # type: ignore[misc]
+        pass
+
+    pool = Both("", open=False, max_size=3)
+    assert [(one["min_size"], one["max_size"]) for one in seen] == [(0, 3)]
+    assert (pool.min_size, pool.max_size) == (0, 3)
