@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Hashable
 from contextvars import ContextVar
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -57,6 +58,8 @@ def gave_up(core: Core, key: Hashable, caller_class: CallerClass | None, now: fl
     if endpoint is not None:  # otherwise nobody waits there
         core.overload.gave_up_lease(endpoint, caller_class, now)
 
+
+_RESUMABLE = 0x2A0  # inspect.CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR; importing inspect takes long
 
 BLOCKS: set[Running] = set()
 """All blocks that are being executed. While there are none, no acquire looks for its own."""
@@ -116,7 +119,7 @@ class deadline:  # noqa: N801  it is used like a function
         _current.set(block)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        block = self._entered(id(sys._getframe(1)))
+        block = self._entered(sys._getframe(1))
         if block is None:
             return  # entered in the parent process
         BLOCKS.discard(block)
@@ -125,12 +128,13 @@ class deadline:  # noqa: N801  it is used like a function
         if not block.left() and (kind is None or issubclass(kind, Exception)):
             block.report()
 
-    def _entered(self, frame: int) -> Running | None:
+    def _entered(self, leaving: FrameType) -> Running | None:
         """Return the block that ends: the one of this object that was entered in the frame that leaves it now.
 
-        A generator may be closed in another thread or task, which may be inside a block of the same object. Where the
-        frames differ (``contextlib.ExitStack``), it is the innermost block of this object.
+        Another thread or task may close a generator or coroutine, inside a block of the same object of its own.
+        Where the frames differ (``contextlib.ExitStack``), it is the innermost block of this object.
         """
+        frame = id(leaving)
         innermost, block = None, current()
         while block is not None:
             if block.owner is self:
@@ -138,6 +142,8 @@ class deadline:  # noqa: N801  it is used like a function
                     return block
                 innermost = innermost or block
             block = _running(block.outer)
+        if innermost is not None and not leaving.f_code.co_flags & _RESUMABLE:
+            return innermost  # a block of another thread has this id only because its frame is gone
         others = [one for one in BLOCKS.copy() if one.owner is self]
         same = next((one for one in others if one.frame == frame), None)
         return same or innermost or (others[0] if others else None)

@@ -275,10 +275,12 @@ class Loops:
 
     def replaced(self, connection: Any, began: float) -> None:
         """An adapter has replaced a leased connection in place, by a connect that began at ``began``. Count it."""
-        pool = self._pool
-        held = pool._leased.get(id(connection))
+        self._pool._gate.step(self._count, connection, began)
+
+    def _count(self, connection: Any, began: float) -> None:
+        held = self._pool._leased.get(id(connection))  # None: the lease was taken away meanwhile
         if held is not None:
-            pool._gate.step(commands.replaced, pool._core, held, began, pool._clock())
+            commands.replaced(self._pool._core, held, began, self._pool._clock())
 
 
 def _move_first(endpoint: Endpoint, home: object, callers: Iterable[Any]) -> None:

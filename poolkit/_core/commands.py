@@ -12,6 +12,7 @@ from ..policies.members import members
 from ..policies.retire import expiry
 from . import elastic
 from .machine import Core
+from .repair import audit
 from .slots import CONNECTING, ESTABLISHED, IDLE, Held, Purpose, Slot
 from .state import Phase
 
@@ -131,6 +132,7 @@ def shut(core: Core, phase: Phase, now: float) -> None:
     """
     if core.phase is Phase.CLOSED:
         return
+    audit(core, now)  # no sweep follows that would
     core.phase = phase
     core.stale = True
     core.capacity.retire()
@@ -158,7 +160,7 @@ def replaced(core: Core, record: Held, began: float, now: float) -> None:
     )
     core.counts.connects += 1
     core.meters.connect.record(now - began)
-    slot.ready_at = now
+    core.slots.all[slot.id].opened_at = slot.ready_at = now
     if slot.generation == slot.endpoint.generation:  # else expired: the fast path looks at nothing else
         slot.expires = expiry(now, core.config.max_lifetime, core.config.lifetime_jitter, core.random)
     core.tell(EventKind.CONNECTION_READY, now, slot, duration=now - began)

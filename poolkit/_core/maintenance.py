@@ -29,7 +29,7 @@ def tick(core: Core, now: float) -> None:
     if now >= core.sweep_at:
         core.sweep_at = NEVER
         audit(core, now)
-        search(core)
+        search(core, now)
         _rotate(core, now)
         for endpoint in list(core.all_endpoints.values()):
             _sweep(core, endpoint, now)

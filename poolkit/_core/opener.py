@@ -284,9 +284,9 @@ class Opener:
     ) -> bool:
         """See :meth:`.machine.Core.connected`."""
         core, endpoint, config = self._core, slot.endpoint, self._core.config
-        self._slots.connected(slot, connection)
+        self._slots.connected(slot, connection, now)
         slot.capacity = max(1, capacity)
-        slot.ready_at = slot.last_used = slot.checked_at = now
+        slot.last_used = slot.checked_at = now
         slot.expires = expiry(now, config.max_lifetime, config.lifetime_jitter, core.random)
         self._slots.mark_alive(slot, now)
         endpoint.live += 1

@@ -22,6 +22,8 @@ from .state import Phase
 
 __all__ = ("audit", "next_look", "repair", "search")
 
+QUIET = 60.0  # seconds without a collection after which the pauses between collections are short again
+
 
 def audit(core: Core, now: float) -> int:
     """Free the permits of slots that no code refers to, and return their number.
@@ -29,6 +31,8 @@ def audit(core: Core, now: float) -> int:
     Their threads were interrupted while they moved them. The state of the connections is unknown, so they are aborted.
     """
     lost = core.slots.take_lost()
+    if lost:
+        _recount(core)  # an earlier repair did not count them
     for slot in lost:
         core.counts.reclaimed += 1
         if slot.state is CONNECTING:
@@ -44,24 +48,32 @@ def audit(core: Core, now: float) -> int:
     return len(lost)
 
 
-def search(core: Core) -> None:
+def search(core: Core, now: float) -> None:
     """Have garbage collected if callers wait, and a connection stays away that is neither idle nor on lease.
 
     Such a slot is on the stack of a thread that takes or returns it, or it is garbage that is not freed yet: it is in a
     cycle with the traceback of an interrupted caller. In a free-threaded build it may also wait for the thread that has
-    made it, which sleeps. A collection frees both. It is slow, so the pauses between collections double.
+    made it, which sleeps. A collection frees both. It is slow, so the pauses between collections double until
+    ``QUIET`` seconds have passed without one.
     """
     slots, endpoints = core.slots, core.all_endpoints.copy().values()
+    before, slots.strays = slots.strays, {}
     if not any(endpoint.requests for endpoint in endpoints):
-        slots.strays, slots.looks = {}, 0
         return
     near = {record.slot for record in core.leased.copy().values()}
     near.update(core.returned, *(members(endpoint.idle) for endpoint in endpoints))
-    found = {slot.id: slot.uses for slot in slots.living() if _settled(slot) and slot not in near}
-    stayed = found.items() & slots.strays.items()
-    slots.strays, slots.looks = found, slots.looks + 1 if stayed else 0
-    if slots.looks & -slots.looks == slots.looks > 0:  # a power of two
-        core.effects.append(Effect(Do.COLLECT))
+    for slot in slots.living():
+        if _settled(slot) and slot not in near:
+            uses, since = before.get(slot.id, (slot.uses, now))
+            slots.strays[slot.id] = slot.uses, since if uses == slot.uses else now
+    since = min((since for _, since in slots.strays.values()), default=NEVER)
+    if now < max(since + core.recheck_interval, slots.collect_at):
+        return
+    if now >= slots.collect_at + QUIET:
+        slots.collections = 0
+    slots.collect_at = now + core.recheck_interval * 2**slots.collections
+    slots.collections += 1
+    core.effects.append(Effect(Do.COLLECT))
 
 
 def _settled(slot: Slot) -> bool:

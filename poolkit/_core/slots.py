@@ -254,9 +254,10 @@ class Slots:
         "_unused",
         "all",
         "closing",
+        "collect_at",
+        "collections",
         "counts",
         "known",
-        "looks",
         "pinging",
         "strays",
     )
@@ -272,8 +273,9 @@ class Slots:
         self.counts = Counts()
         self.closing = 0
         self.pinging = 0  # connections that are checked in the background
-        self.strays: dict[int, int] = {}  # see repair.search(): numbers and uses at the last sweep
-        self.looks = 0  # further sweeps that found one of them
+        self.strays: dict[int, tuple[int, float]] = {}  # see repair.search(): by number, uses and since when
+        self.collect_at = -NEVER  # no collection before this
+        self.collections = 0  # that were close to each other
 
     def living(self) -> list[Slot]:
         """Return the slots that still exist, oldest first. Thread-safe, also without the lock."""
@@ -317,9 +319,11 @@ class Slots:
         self._core.tell(EventKind.CONNECTION_CREATED, now, slot)
         return slot
 
-    def connected(self, slot: Slot, connection: object) -> None:
-        """Store the connection of a slot."""
-        self.all[slot.id].connection = slot.connection = connection
+    def connected(self, slot: Slot, connection: object, now: float) -> None:
+        """Store the connection of a slot, which is open since ``now``."""
+        card = self.all[slot.id]
+        card.connection = slot.connection = connection
+        card.opened_at = slot.ready_at = now
         slot.key = id(connection)
         self.known[slot.key] = slot.id  # the number: a reference would be a claim
 

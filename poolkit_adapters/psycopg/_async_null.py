@@ -61,7 +61,6 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
     _null = True
     _acquire = _lease_checked
     _become_ready = _until_accepted
-
     if not TYPE_CHECKING:  # a type checker finds the same arguments in the base
 
         @null_arguments(AsyncPoolkitConnectionPool.__init__)

@@ -62,7 +62,6 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
     _null = True
     _acquire = _lease_checked
     _become_ready = _until_accepted
-
     if not TYPE_CHECKING:  # a type checker finds the same arguments in the base
 
         @null_arguments(PoolkitConnectionPool.__init__)

@@ -82,7 +82,7 @@ class AsyncRecord(Record):
         self._io.connects.run(self)
 
     def begun(self, attempt: Attempt) -> None:
-        """Do the same as :meth:`Record.begun`. Whoever waits for the connect has to look at its limit again."""
+        """Do the same as :meth:`Record.begun`. The code that waits for the connect looks at its limit again."""
         super().begun(attempt)
         self._limit_changed()
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from poolkit import PoolConfig
-from poolkit._core import invariants, repair
+from poolkit._core import commands, invariants, repair
 from poolkit._core.effects import Do
 from poolkit._core.machine import Core
 from poolkit._core.queue import Request
 from poolkit._core.slots import CLOSED, IN_USE, Card, Slot
-from poolkit._core.state import Features
+from poolkit._core.state import Features, Phase
 from poolkit.stats import parts, take_sample
-from tests.core.kit import SettlingCore, do
+from tests.core.kit import SettlingCore, at, do
 
 
 class Sleeper:
@@ -31,13 +31,13 @@ class InterruptedCore(SettlingCore):
         pass
 
 
-def core_of(max_size: int = 1) -> Core:
+def core_of(max_size: int = 1, *, keyed: bool = False) -> Core:
     config = PoolConfig(max_size=max_size, barging_window=0.0)
-    return InterruptedCore(config, Features(), name="repair", barging=0.0, random=lambda: 0.5)
+    return InterruptedCore(config, Features(keyed=keyed), name="repair", barging=0.0, random=lambda: 0.5)
 
 
-def ask(core: Core, now: float = 1.0) -> Request:
-    request = Request(core.endpoint, now)
+def ask(core: Core, now: float = 1.0, key: str | None = None) -> Request:
+    request = Request(core.endpoint if key is None else at(core, key), now)
     request.parker = Sleeper()
     core.acquire(request, now)
     return request
@@ -164,6 +164,33 @@ def test_the_end_of_a_slot_runs_no_python_code() -> None:
     assert do(repair.audit, core, 2.0) == 1
 
 
+def test_an_endpoint_in_use_is_not_forgotten_with_a_connect_that_does_not_begin() -> None:
+    """The interruption was repaired before the connect was missed: the endpoint counted without it for a while."""
+    core = core_of(3, keyed=True)
+    asked = ask(core, key="a")
+    leased = connect(core)
+    core.leased[leased.key] = leased
+    asked_more = ask(core, key="a")
+    core.take_effects()  # and the thread that was to connect has ended
+    core.abandon(asked_more, 2.0)
+    do(repair.repair, core, 2.0)
+    assert do(repair.audit, core, 3.0) == 1
+    assert core.all_endpoints["a"] is leased.endpoint
+    assert (leased.endpoint.size, leased.endpoint.connecting) == (1, 0)
+    invariants.check(core)
+    del asked
+
+
+def test_a_pool_that_is_shut_closes_a_connection_that_was_lost() -> None:
+    core = core_of()
+    served = ask(core)
+    slot = connect(core)
+    core.take_effects()
+    del served, slot
+    do(commands.shut, core, Phase.CLOSED, 2.0)
+    assert [effect.do for effect in core.take_effects() if effect.slot is not None] == [Do.ABORT]
+
+
 def test_no_total_falls_below_what_was_reported() -> None:
     """The slot that is gone has counted its own uses. A lower total is a restart to a monitoring system."""
     core = core_of()
@@ -174,9 +201,17 @@ def test_no_total_falls_below_what_was_reported() -> None:
     before = take_sample(core, parts(core), 1.0)
     assert before.acquires == 42
     del served, slot
-    assert do(repair.audit, core, 2.0) == 1
-    after = take_sample(core, parts(core), 2.0)
-    assert (after.acquires, after.busy) == (42, 8.0)
+    for number in range(2):  # the slot is gone, and then it is reclaimed
+        after = take_sample(core, parts(core), 2.0)
+        assert (after.acquires, after.busy) == (42, 8.0)
+        assert do(repair.audit, core, 2.0) == 1 - number
+        for effect in core.take_effects():
+            if effect.do is Do.ABORT:
+                core.closed(effect.slot, 2.0)
+    again = ask(core)
+    connect(core)
+    assert take_sample(core, parts(core), 3.0).acquires == 43
+    del again
 
 
 def test_garbage_is_collected_for_a_connection_that_stays_away() -> None:
@@ -188,23 +223,27 @@ def test_garbage_is_collected_for_a_connection_that_stays_away() -> None:
     core.take_effects()
     waiting = ask(core)
 
-    def looks(times: int) -> list[int]:
-        """The sweeps, of so many, that want a collection."""
-        found = []
-        for number in range(1, times + 1):
-            repair.search(core)
+    def looks(first: float, last: float, pause: float = 0.5) -> list[float]:
+        """The times, from ``first`` to ``last``, of the sweeps that want a collection."""
+        found, now = [], first
+        while now <= last:
+            repair.search(core, now)
             if any(effect.do is Do.COLLECT for effect in core.take_effects()):
-                found.append(number)
+                found.append(now)
+            now += pause
         return found
 
-    assert looks(18) == [2, 3, 5, 9, 17]
+    assert looks(10.0, 28.0) == [11.0, 12.0, 14.0, 18.0, 26.0], "after a second, then in pauses that double"
     away.uses += 1  # it was used meanwhile, so it is another thread that takes it now
-    assert looks(3) == [2, 3]
+    assert looks(50.0, 52.0) == [51.0]
+    away.uses += 1
+    assert looks(60.0, 66.0) == [], "each time it is away: the pauses have not become short again"
+    assert looks(300.0, 302.5) == [300.0, 301.0], "nothing was collected for a minute"
     core.leased[away.key] = away
-    assert looks(4) == []
+    assert looks(500.0, 510.0) == []
     del core.leased[away.key]
     core.abandon(waiting, 2.0)
-    assert looks(4) == [], "nobody waits for it"
+    assert looks(600.0, 610.0) == [], "nobody waits for it"
 
 
 def test_connections_on_their_way_are_no_garbage() -> None:
@@ -213,8 +252,8 @@ def test_connections_on_their_way_are_no_garbage() -> None:
     effects = core.take_effects()
     assert [effect.do for effect in effects] == [Do.CONNECT] * 3  # and they take long
     requests.append(ask(core))
-    for _ in range(9):
-        repair.search(core)
+    for now in range(9):
+        repair.search(core, float(now))
     assert not core.take_effects()
 
 

@@ -318,6 +318,26 @@ def test_generators_leave_their_blocks_in_any_order(shared: bool) -> None:
     assert not BLOCKS
 
 
+def test_a_frame_id_that_is_used_again_ends_no_block_of_another_task() -> None:
+    """The frame that entered the other block is gone: a hook has entered it."""
+    one = poolkit.deadline(10.0)
+    other = copy_context()
+    other.run(one.__enter__)
+    theirs = other.run(current)
+    assert theirs is not None
+
+    def leave() -> None:
+        theirs.frame = id(sys._getframe())
+        one.__exit__(None, None, None)
+
+    one.__enter__()
+    leave()
+    assert current() is None
+    assert {theirs} == BLOCKS
+    other.run(one.__exit__, None, None, None)
+    assert not BLOCKS
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_generator_may_be_ended_by_another_thread(nested: bool) -> None:
     generator = blocks(poolkit.deadline(10.0))
