@@ -64,6 +64,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """After the last test of a module, whose fixtures have ended: no pool is open."""
     yield
     if nextitem is None or nextitem.path != item.path:
+        getattr(item, "funcargs", {}).clear()  # pytest would do so next: values of fixtures refer to pools
         _left_open.check()
 
 

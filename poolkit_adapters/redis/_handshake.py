@@ -149,7 +149,7 @@ async def async_connect_limit(connection: Any, seconds: float | None) -> AsyncIt
     """
     total = seconds
     with ExitStack() as limits:
-        if all(hasattr(connection, name) for name in ("socket_connect_timeout", "socket_timeout", "retry")):
+        if isinstance(connection, async_connection.AbstractConnection):
             tcp, replies = connection.socket_connect_timeout or seconds, connection.socket_timeout or seconds
             total = tcp and replies and _attempts_of(connection) * (tcp + replies + _pause(connection))
             if connection.socket_connect_timeout is None:
