@@ -267,6 +267,24 @@ def test_a_forked_child_listens_at_a_socket_of_its_own() -> None:
         assert names(attach([dashboard.address]).state())
 
 
+def test_who_looks_for_dashboards_removes_none_that_is_about_to_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``poolkit top`` removes the sockets of killed processes. A socket does not listen yet when it is bound."""
+    seen: list[Path] = []
+
+    class Watched(socket.socket):
+        def listen(self, *backlog: int) -> None:
+            if self.family == socket.AF_UNIX:
+                seen.extend(live_sockets())
+            super().listen(*backlog)
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    with start() as dashboard:
+        assert not seen
+        assert [path.stem for path in live_sockets()] == [str(os.getpid())]
+        assert dashboard.address
+        assert {path.name for path in live_sockets()[0].parent.iterdir()} == {f"{os.getpid()}.sock"}
+
+
 def test_the_threads_end_with_what_they_serve() -> None:
     dashboard = start()
     assert "poolkit-dashboard-server" in [thread.name for thread in threading.enumerate()]
