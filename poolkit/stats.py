@@ -273,7 +273,8 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     busy = copied.busy + sum([slot.busy for slot in slots])
     if copied.leased:
         busy += max(0.0, sum([now - record.since for record in copied.leased]))
-    uses, busy = max(uses, counts.told[0]), max(busy, counts.told[1])  # see repair.audit(): some slots may be gone
+    if len(core.all_slots) > len(slots):  # slots are gone, and not reclaimed yet: see repair.audit()
+        uses, busy = max(uses, counts.told[0]), max(busy, counts.told[1])
     counts.told = uses, busy
     taken = Sample(
         now, uses, copied.waits, counts.timeouts, counts.connects, counts.connect_errors, counts.leaks, busy,

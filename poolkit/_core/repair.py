@@ -22,7 +22,7 @@ from .state import Phase
 
 __all__ = ("audit", "next_look", "repair", "search")
 
-QUIET = 60.0  # seconds without a collection after which the pauses between collections are short again
+QUIET = 60.0  # seconds: the longest pause between collections, and how long none is wanted until pauses are short again
 
 
 def audit(core: Core, now: float) -> int:
@@ -53,8 +53,8 @@ def search(core: Core, now: float) -> None:
 
     Such a slot is on the stack of a thread that takes or returns it, or it is garbage that is not freed yet: it is in a
     cycle with the traceback of an interrupted caller. In a free-threaded build it may also wait for the thread that has
-    made it, which sleeps. A collection frees both. It is slow, so the pauses between collections double until
-    ``QUIET`` seconds have passed without one.
+    made it, which sleeps. A collection frees both. It is slow, so the pauses between collections double, up to
+    ``QUIET`` seconds. They are short again when none was wanted for so long.
     """
     slots, endpoints = core.slots, core.all_endpoints.copy().values()
     before, slots.strays = slots.strays, {}
@@ -71,7 +71,7 @@ def search(core: Core, now: float) -> None:
         return
     if now >= slots.collect_at + QUIET:
         slots.collections = 0
-    slots.collect_at = now + core.recheck_interval * 2**slots.collections
+    slots.collect_at = now + min(core.recheck_interval * 2 ** min(slots.collections, 10), QUIET)
     slots.collections += 1
     core.effects.append(Effect(Do.COLLECT))
 

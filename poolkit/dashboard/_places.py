@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -46,10 +47,35 @@ def socket_of(pid: int) -> Path:
     return directory(owner) / f"{pid}.sock"
 
 
+BEGINS = 60.0
+"""Seconds for which a socket on which no process listens may belong to a process that is about to listen."""
+
+
 def live_sockets() -> list[Path]:
     """The sockets of this user's listening processes, by pid. Removes sockets that killed processes have left."""
     found = [path for path in directory().glob("*.sock") if path.stem.isdigit()]
-    return sorted((path for path in found if not sweep(path)), key=lambda path: int(path.stem))
+    return sorted((path for path in found if _listening(path)), key=lambda path: int(path.stem))
+
+
+def _listening(path: Path) -> bool:
+    """Whether a process listens on the socket. If none does, the socket is removed, unless its process may be about to
+    listen: it binds the socket before that, and without the file no client would find it.
+    """
+    return is_served(path) if _begins(path) else not sweep(path)
+
+
+def _begins(path: Path) -> bool:
+    """Whether the process after which a socket is named exists, and has bound it less than ``BEGINS`` seconds ago."""
+    try:
+        os.kill(int(path.stem), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    try:
+        return path.lstat().st_mtime > time.time() - BEGINS
+    except FileNotFoundError:
+        return False
 
 
 def sweep(path: Path) -> bool:

@@ -272,22 +272,15 @@ def _bind_unix(path: Path) -> socket.socket:
         if any(one._bound == path for one in _open_ones):
             raise UsageError(f"start(): this process already listens at {path}; close that dashboard first")
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Renamed once it listens. A process that looks for dashboards removes sockets on which nobody listens.
-    new = path.with_name(
-        path.name[:-1] + ("-" if path.name.endswith("~") else "~")
-    )  # no longer: sockets' paths are short
     try:
         if path.exists():
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise ConfigError(f"path={str(path)!r}: exists and is not a socket", "path")
             if not sweep(path):
                 raise ConfigError(f"path={str(path)!r}: another process already listens there", "path")
-        if new.is_socket():
-            new.unlink()  # a killed process has left it
-        bound.bind(os.fspath(new))
-        new.chmod(0o600)  # before listen(), so that no client can connect with the wrong mode
+        bound.bind(os.fspath(path))
+        path.chmod(0o600)  # before listen(), so that no client can connect with the wrong mode
         bound.listen(CLIENTS)
-        new.rename(path)
     except OSError as error:
         bound.close()
         raise ConfigError(f"path={str(path)!r}: cannot listen there: {error.strerror or error}", "path") from error

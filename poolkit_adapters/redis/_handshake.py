@@ -14,7 +14,7 @@ from typing import Any
 from .._attempts import Attempt
 from .._hang_up import Connecting
 from .._time_limits import Watch
-from ._driver import async_connection, exceptions
+from ._driver import AsyncAbstract, async_connection, exceptions
 
 __all__ = ("async_connect_limit", "connect_limit", "handshake_limit")
 
@@ -149,7 +149,8 @@ async def async_connect_limit(connection: Any, seconds: float | None) -> AsyncIt
     """
     total = seconds
     with ExitStack() as limits:
-        if isinstance(connection, async_connection.AbstractConnection):
+        names = ("socket_connect_timeout", "socket_timeout", "retry")
+        if isinstance(connection, AsyncAbstract) and all(hasattr(connection, name) for name in names):
             tcp, replies = connection.socket_connect_timeout or seconds, connection.socket_timeout or seconds
             total = tcp and replies and _attempts_of(connection) * (tcp + replies + _pause(connection))
             if connection.socket_connect_timeout is None:

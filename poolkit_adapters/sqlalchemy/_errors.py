@@ -174,7 +174,7 @@ def connect_error(error: Exception) -> BaseException:
 def overdue(dialect: Any, seconds: float | None) -> BaseException:
     """Return the error of a connect that exceeded its limit. It has the driver's class, which callers catch."""
     kind: Any = getattr(getattr(dialect, "dbapi", None), "OperationalError", TimeoutError)
-    limit = "its time" if seconds is None else f"{round(seconds, 2):g} s"
+    limit = "its time" if seconds is None else f"{round(seconds, 2) or seconds:g} s"
     return both(errors.ConnectTimeout, kind(f"no connection in {limit} (connect_timeout)"))
 
 
