@@ -1,6 +1,7 @@
 """``python -m bench [EXPERIMENT ...]``: poolkit beside the drivers' own pools. It needs the extra ``bench``.
 
-Exit codes: 0 measured or the page agrees, 1 failed, 2 used wrongly or a peer is not installed, 130 Ctrl-C.
+Exit codes: 0 measured or the page agrees, 1 failed (the other numbers are written), 2 used wrongly or a peer is not
+installed, 130 Ctrl-C.
 """
 
 from __future__ import annotations

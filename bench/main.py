@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.result import Result
-from bench.tables import as_text, tables_of, targets_table
+from bench.tables import as_text, failures_table, tables_of, targets_table
 from bench.targets import judge
 from bench.turns import Effort
 
@@ -30,9 +30,11 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Run the command and return the exit code: 1 if a checked page differs from the numbers, else 0.
+    """Run the command and return the exit code.
 
-    A missed target is a result, not a failure.
+    It is 1 if a checked page differs from the numbers, or if poolkit or an experiment failed in this run. The numbers
+    of the others are shown and written before. A missed target is a result, not a failure, and so is a turn that
+    failed in a peer.
 
     Raises:
         ConfigError: an unknown experiment, a file that holds no results, a page without its marks, an earlier run
@@ -41,6 +43,7 @@ def run(options: Options) -> int:
     """
     earlier = Result.read(options.update) if options.update else None  # an unusable file is told before measuring
     result = Result.read(options.source) if options.source else _measure(options)
+    failed = [] if options.source else [one for one in result.failures if one.ours]
     if earlier is not None:
         result = result.with_earlier(earlier)
     if options.json:
@@ -57,11 +60,15 @@ def run(options: Options) -> int:
             for table in tables:
                 sys.stdout.write(as_text(table) + "\n\n")
     sys.stdout.write(as_text(targets_table(judge(result))) + "\n")
+    if result.failures:
+        sys.stdout.write("\n" + as_text(failures_table(result.failures)) + "\n")
     if options.docs:
         from bench.page import write
 
         write(result, options.docs)
-    return 0
+    if failed:
+        sys.stderr.write(f"bench: {as_text(failures_table(failed))}\n")
+    return 1 if failed else 0
 
 
 def _measure(options: Options) -> Result:

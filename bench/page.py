@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.plots import PLOTS, draw
 from bench.result import Result
 from bench.suite import EXPERIMENTS
-from bench.tables import as_markdown, tables_of, targets_table
+from bench.tables import as_markdown, failures_table, tables_of, targets_table
 from bench.targets import judge
 from poolkit.errors import ConfigError
 
@@ -30,6 +30,8 @@ def generated(result: Result) -> str:
         "### Targets",
         as_markdown(targets_table(judge(result))),
     ]
+    if result.failures:
+        parts += ["### Failed turns", as_markdown(failures_table(result.failures))]
     for experiment, tables in tables_of(result).items():
         parts += [f"### {experiment}", EXPERIMENTS[experiment].question]
         parts += _origin(result, experiment)

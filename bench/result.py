@@ -15,7 +15,7 @@ from typing import Any
 
 from poolkit.errors import ConfigError
 
-__all__ = ("FORMAT", "Param", "Result", "Series")
+__all__ = ("FORMAT", "Failure", "Param", "Result", "Series")
 
 FORMAT = 1
 """Version of the JSON file's format; files of other versions are refused."""
@@ -36,8 +36,26 @@ class Series:
 
 
 @dataclass
+class Failure:
+    """A turn of a subject that failed, once or several times while the same was measured."""
+
+    experiment: str
+    subject: str
+    """Empty: the experiment failed outside a turn."""
+    during: str
+    """What was measured, in the words of the progress messages."""
+    error: str
+    """The last one."""
+    ours: bool
+    """Whether it fails the run: poolkit's turns and failures outside a turn do, those of peers do not."""
+    times: int = 1
+    given_up: bool = False
+    """Whether no try succeeded. Then the subject has no further numbers under the same conditions."""
+
+
+@dataclass
 class Result:
-    """One run: facts of the machine, seconds that each experiment took, and the series.
+    """One run: facts of the machine, seconds that each experiment took, the series, and what failed.
 
     A run of some experiments can take those that it did not measure from an earlier run (:meth:`with_earlier`);
     ``earlier`` has the facts of that run for each of them.
@@ -48,6 +66,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
     earlier: dict[str, dict[str, str]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
 
     def with_earlier(self, run: Result) -> Result:
         """Return this run, completed by the experiments of an earlier one that this run did not measure.
@@ -66,6 +85,7 @@ class Result:
             seconds={name: run.seconds[name] for name in kept} | self.seconds,
             series=[one for one in run.series if one.experiment in kept] + self.series,
             earlier={name: run.earlier.get(name, run.facts) for name in kept},
+            failures=[one for one in run.failures if one.experiment in kept] + self.failures,
         )
 
     def add(self, series: Series, value: float) -> None:
@@ -76,6 +96,16 @@ class Result:
                 return
         series.values.append(value)
         self.series.append(series)
+
+    def note(self, failure: Failure) -> Failure:
+        """Add a failed turn to those of the same subject in the same measurement; return the failure of them all."""
+        for known in self.failures:
+            if (known.experiment, known.subject, known.during) == (failure.experiment, failure.subject, failure.during):
+                known.times += 1
+                known.error = failure.error
+                return known
+        self.failures.append(failure)
+        return failure
 
     def where(
         self, experiment: str, subject: str | None = None, metric: str | None = None, **params: Param
@@ -118,7 +148,8 @@ class Result:
             if data.pop("format") != FORMAT:
                 raise ConfigError(f"results: the format is not {FORMAT}; run the benchmarks again with --json")
             series = [Series(**one) for one in data.pop("series")]
-            return cls(series=series, **data)
+            failures = [Failure(**one) for one in data.pop("failures", ())]
+            return cls(series=series, failures=failures, **data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"results: not a file written by python -m bench --json: {error!r}") from None
 

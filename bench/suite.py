@@ -78,7 +78,8 @@ def _is_there(name: str) -> bool:
 def measure(names: Sequence[str], effort: Effort, say: Callable[[str], None] | None = None) -> Result:
     """Run the experiments of these names, all if there are none, in the order of :data:`EXPERIMENTS`.
 
-    ``say`` is called with progress messages. The servers end before this returns.
+    What fails is in :attr:`Result.failures`, and the rest is measured. ``say`` is called with progress messages. The
+    servers end before this returns.
 
     Raises:
         ConfigError: there is no experiment of that name.
@@ -98,7 +99,10 @@ def measure(names: Sequence[str], effort: Effort, say: Callable[[str], None] | N
                 continue
             run.experiment = name
             begun = time.monotonic()
-            experiment.run(run)
+            try:
+                experiment.run(run)
+            except Exception as error:  # noted: the numbers of the others are not lost
+                run.failed("", error)
             result.seconds[name] = round(time.monotonic() - begun, 1)
     return result
 

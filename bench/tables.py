@@ -10,10 +10,10 @@ from bench.experiments.contended import FLOOR, MAIN
 from bench.experiments.http import SECOND, STEADY
 from bench.experiments.overload import CLIENTS, UNFAIR, WORLDS
 from bench.figures import number, ratios, spread
-from bench.result import Param, Result
+from bench.result import Failure, Param, Result
 from bench.targets import Verdict
 
-__all__ = ("Column", "Table", "as_markdown", "as_text", "tables_of", "targets_table")
+__all__ = ("Column", "Table", "as_markdown", "as_text", "failures_table", "tables_of", "targets_table")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,20 @@ def targets_table(verdicts: Sequence[Verdict]) -> Table:
         (one.target.group, one.target.name, one.target.wanted, str(one.measured or "-"), one.word) for one in verdicts
     ]
     return Table("Targets", ("", "target", "bound", "median [least, greatest]", ""), rows)
+
+
+def failures_table(failures: Sequence[Failure]) -> Table:
+    """The turns that failed, one row for each subject and measurement."""
+    rows: list[tuple[str, ...]] = [
+        (
+            f"{one.experiment}, {one.during}" if one.during else one.experiment,
+            one.subject or "the experiment",
+            f"{one.times}, {'given up' if one.given_up or not one.subject else 'repeated'}",
+            one.error,
+        )
+        for one in failures
+    ]
+    return Table("Failed turns", ("", "subject", "failed", "last error"), rows)
 
 
 def as_text(table: Table) -> str:

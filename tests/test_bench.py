@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench import suite
 from bench.__main__ import main
+from bench.experiments import cells
+from bench.experiments import redis as redis_bench
 from bench.experiments.cells import OPTIONAL, PAIRS, SIZES
 from bench.figures import jain, number, percentile, ratios, spread, waits_of
+from bench.http_clients import Turn
 from bench.main import Options, run
 from bench.page import BEGIN, END, agrees, write
-from bench.result import Result, Series
+from bench.result import Failure, Result, Series
 from bench.suite import EXPERIMENTS, measure
 from bench.tables import as_markdown, as_text, tables_of, targets_table
 from bench.targets import TARGETS, Target, judge
-from bench.turns import Effort, Run, together
+from bench.turns import TRIES, Effort, Run, together
 from poolkit.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,7 +92,72 @@ def test_numbers_are_shown_with_three_digits(value: float, shown: str) -> None:
 
 def test_each_repetition_begins_with_another_subject() -> None:
     """And each subject comes once in each."""
-    assert list(Run(Result(), Effort.FULL).turns("abc", 3)) == list("abcbcacab")
+    seen = []
+    for turn in Run(Result(), Effort.FULL).turns("abc", 3):
+        with turn as subject:
+            seen.append(subject)
+    assert seen == list("abcbcacab")
+
+
+def test_a_failed_turn_adds_no_number_and_is_repeated_at_once() -> None:
+    """So the numbers of a series stay in the order of the repetitions."""
+    result = Result()
+    bench = Run(result, Effort.FULL)
+    bench.experiment = "trial"
+    bench.say("4 callers")
+    tries = []
+    for turn in bench.turns(["poolkit", "peer"], 2):
+        with turn as name:
+            tries.append(name)
+            bench.add(name, "rate", "1/s", len(tries))
+            if len(tries) in (2, 4, 5):
+                raise OSError(9, "Bad file\n  descriptor")
+    assert tries == ["poolkit", "peer", "peer", "peer", "peer", "peer", "poolkit"]
+    assert result.values("trial", "poolkit", "rate") == [1, 7]
+    assert result.values("trial", "peer", "rate") == [3, 6]
+    failed = Failure("trial", "peer", "4 callers", "OSError: [Errno 9] Bad file descriptor", ours=False, times=3)
+    assert result.failures == [failed]
+
+
+def test_a_subject_that_fails_each_time_is_given_up_and_the_others_go_on() -> None:
+    """Its earlier numbers stay, and there is one row of :data:`TRIES` failures."""
+    result = Result()
+    bench = Run(result, Effort.FULL)
+    bench.experiment = "trial"
+    for callers in (1, 4):
+        bench.say(f"{callers} callers")
+        repetition = {"peer": 0, "poolkit": 0}
+        for turn in bench.turns(["peer", "poolkit"], 4):
+            with turn as name:
+                if name == "peer" and callers == 4 and repetition[name] == 2:
+                    raise ValueError("lost")
+                repetition[name] += 1
+                bench.add(name, "rate", "1/s", repetition[name], callers=callers)
+    assert result.values("trial", "peer", "rate", callers=1) == [1, 2, 3, 4]
+    assert result.values("trial", "peer", "rate", callers=4) == [1, 2]
+    assert result.values("trial", "poolkit", "rate", callers=4) == [1, 2, 3, 4]
+    lost = Failure("trial", "peer", "4 callers", "ValueError: lost", ours=False, times=TRIES, given_up=True)
+    assert result.failures == [lost]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_an_interrupt_of_a_turn_ends_the_run(error: BaseException) -> None:
+    """Ctrl-C is no failure of a subject."""
+    result = Result()
+    for turn in Run(result, Effort.FULL).turns(["peer"], 1):
+        with pytest.raises(type(error)), turn:
+            raise error
+    assert not result.failures
+
+
+def test_a_process_that_failed_is_told_without_its_command_line() -> None:
+    """The command line names paths of the machine, and the page is published."""
+    result = Result()
+    bench = Run(result, Effort.FULL)
+    for turn in bench.turns(["peer"], 1):
+        with turn:
+            subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], check=True)
+    assert [one.error for one in result.failures] == ["its process ended with status 3"]
 
 
 def test_a_run_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
@@ -103,6 +178,23 @@ def test_a_file_that_holds_no_results_is_named(tmp_path: Path, text: str) -> Non
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"other\.json"):
         Result.read(file)
+
+
+def test_failed_turns_are_kept_in_the_file_and_a_file_without_them_is_read(tmp_path: Path) -> None:
+    """Also those of an experiment that is taken from an earlier run."""
+    result = made(poolkit=[1.0])
+    result.failures = [
+        Failure("cycle", "DBUtils", "pools for threads", "OSError: [Errno 9] Bad file descriptor", False)
+    ]
+    file = tmp_path / "run.json"
+    file.write_text(result.to_json())
+    assert Result.read(file) == result
+    later = Result(effort="full", failures=[Failure("spike", "poolkit", "", "ValueError", True)])
+    assert later.with_earlier(result).failures == result.failures + later.failures
+    data = json.loads(result.to_json())
+    del data["failures"]
+    file.write_text(json.dumps(data))
+    assert Result.read(file).failures == []
 
 
 def test_facts_name_no_host_and_no_path() -> None:
@@ -275,6 +367,86 @@ def test_wrong_use_of_the_command_says_what_is_right(tmp_path: Path, capsys: pyt
         assert said in capsys.readouterr().err
 
 
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """*cells* at the smallest size, of httpx and psycopg alone: how many clients lose a descriptor, by subject."""
+    real, opened, times = suite.measure, cells.client, dict[str, int]()
+
+    @contextmanager
+    def client(turn: Turn) -> Iterator[Callable[[], object]]:
+        with opened(turn) as request:
+            times[turn.name] = times.get(turn.name, 0) - 1
+            yield request if times[turn.name] < 0 else lambda: os.read(-1, 1)
+
+    monkeypatch.setattr(suite, "measure", lambda names, effort, say: real(names, Effort.SMOKE, say))
+    monkeypatch.setattr(cells, "PAIRS", {name: PAIRS[name] for name in ("httpx", "psycopg")})
+    monkeypatch.setattr(cells, "client", client)
+    return times
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("failing", [1, TRIES])
+def test_a_run_whose_peer_fails_keeps_all_other_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], breaking: dict[str, int], failing: int
+) -> None:
+    """The turn is repeated; a peer that fails each time loses that measurement and no other one."""
+    breaking["httpx"] = failing
+    file = tmp_path / "run.json"
+    page(tmp_path)
+    assert main(["cells", "--json", str(file), "--docs", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    result = Result.read(file)
+    (failure,) = result.failures
+    assert (failure.subject, failure.during) == ("httpx", "httpx, 1 callers on 1 connections")
+    assert (failure.times, failure.given_up, failure.ours) == (failing, failing == TRIES, False)
+    first, second = ({"adapter": "httpx", "callers": callers, "connections": 1} for callers in (1, 4))
+    assert bool(result.values("cells", "httpx", "rate", **first)) is (failing < TRIES)
+    assert result.values("cells", "httpx -> poolkit", "rate", **first)
+    assert result.values("cells", "httpx", "rate", **second)
+    assert result.values("cells", "psycopg_pool", "rate", **{**first, "adapter": "psycopg"})
+    for shown in (said.out, (tmp_path / "benchmarks.md").read_text()):
+        assert f"{failing}, {'given up' if failing == TRIES else 'repeated'}" in shown
+        assert "OSError: [Errno 9] Bad file descriptor" in shown
+    assert "Traceback" in said.err
+
+
+@pytest.mark.timeout(120)
+def test_a_failure_of_poolkit_fails_the_run_after_all_numbers_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], breaking: dict[str, int]
+) -> None:
+    """Even if the repeated turn succeeds."""
+    breaking["httpx -> poolkit"] = 1
+    file = tmp_path / "run.json"
+    assert main(["cells", "--json", str(file)]) == 1
+    assert "1, repeated  OSError: [Errno 9] Bad file descriptor" in capsys.readouterr().err
+    result = Result.read(file)
+    assert [(one.subject, one.times, one.ours) for one in result.failures] == [("httpx -> poolkit", 1, True)]
+    for name in ("httpx", "httpx -> poolkit"):
+        assert result.values("cells", name, "rate", adapter="httpx", callers=1, connections=1)
+    assert main(["--from", str(file)]) == 0
+
+
+def test_an_experiment_that_cannot_begin_does_not_cost_the_others_their_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that does not start, for example; the run has failed, and its file has the rest."""
+
+    def refuse(**settings: Any) -> Any:
+        raise RuntimeError("no port is free")
+
+    real = suite.measure
+    monkeypatch.setattr(suite, "measure", lambda names, effort, say: real(names, Effort.SMOKE, say))
+    monkeypatch.setattr(redis_bench, "RedisServer", refuse)
+    file = tmp_path / "run.json"
+    assert main(["redis", "start", "--json", str(file)]) == 1
+    assert "the experiment" in capsys.readouterr().err
+    result = Result.read(file)
+    assert [(one.experiment, one.subject, one.error) for one in result.failures] == [
+        ("redis", "", "RuntimeError: no port is free")
+    ]
+    assert result.values("start", "import poolkit", "time")
+
+
 # -- the experiments ----------------------------------------------------------------------------------------------
 
 MEASURED = {
@@ -312,6 +484,7 @@ def test_each_experiment_measures_what_it_says(name: str) -> None:
         assert any(result.where(name, subject, metric)), f"{name}: no {metric} of {subject}"
     assert all(math.isfinite(value) for one in result.series for value in one.values)
     assert not any(sum(one.values) for one in result.where(name, metric="failed") if "poolkit" in one.subject)
+    assert not [one for one in result.failures if one.ours]
     assert set(result.seconds) == {name}
     if name == "cells":
         adapters = {one.params["adapter"] for one in result.where("cells", metric="rate")}

@@ -15,7 +15,7 @@ from bench.experiments import redis as redis_bench
 from bench.experiments import sql
 from bench.experiments.spike import short
 from bench.http_clients import OURS, OWN, REQUESTS, URLLIB3, Turn, async_client, blocking_client, client
-from bench.load import by_tasks, by_threads, record
+from bench.load import Load, by_tasks, by_threads, record
 from bench.turns import Run
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
 
@@ -56,8 +56,10 @@ def run(bench: Run) -> None:
     """Each adapter at each size, both pools in turns."""
     repeat, seconds = bench.pick(1, 1, 7), bench.pick(0.02, 0.1, 0.3)
     sizes = bench.pick(SIZES[:2], SIZES[:5], SIZES)
-    for name in bench.turns(("poolkit", *SPIKE), repeat):
-        short(bench, name, 20, bench.pick(0.02, 0.15, 0.15))
+    bench.say("spike")
+    for turn in bench.turns(("poolkit", *SPIKE), repeat):
+        with turn as name:
+            short(bench, name, 20, bench.pick(0.02, 0.15, 0.15))
     bench.say("starting PostgreSQL, Redis and the HTTP server")
     with PostgresServer(max_connections=150) as postgres, RedisServer() as redis, HTTPServer(fast=True) as http:
         servers = {"sql": postgres, "redis": redis, "http": http}
@@ -65,15 +67,18 @@ def run(bench: Run) -> None:
             module = adapter.partition(",")[0].partition("-")[0]
             if module in OPTIONAL and importlib.util.find_spec(module) is None:
                 continue
-            bench.say(adapter)
             for callers, connections in sizes:
                 params: dict[str, Any] = {"adapter": adapter, "callers": callers, "connections": connections}
-                for name in bench.turns(pools, repeat):
-                    if world == "threads":
-                        with _threads(kind, name, servers[kind], connections) as request:
-                            record(bench, name, by_threads(request, callers, seconds), **params)
-                    else:
-                        asyncio.run(_tasks(bench, (kind, name, servers[kind], connections), callers, seconds, params))
+                bench.say(f"{adapter}, {callers} callers on {connections} connections")
+                for turn in bench.turns(pools, repeat):
+                    with turn as name:
+                        subject = (kind, name, servers[kind], connections)
+                        if world == "threads":
+                            with _threads(*subject) as request:
+                                found = by_threads(request, callers, seconds)
+                        else:
+                            found = asyncio.run(_tasks(subject, callers, seconds))
+                        record(bench, name, found, **params)
 
 
 @contextmanager
@@ -111,9 +116,7 @@ async def _asynchronous(kind: str, name: str, server: Any, size: int) -> AsyncIt
             yield lambda: get("/")
 
 
-async def _tasks(
-    bench: Run, subject: tuple[str, str, Any, int], callers: int, seconds: float, params: dict[str, Any]
-) -> None:
+async def _tasks(subject: tuple[str, str, Any, int], callers: int, seconds: float) -> Load:
     opened: AbstractAsyncContextManager[Any] = _asynchronous(*subject)
     async with opened as request:
-        record(bench, subject[1], await by_tasks(request, callers, seconds, seconds / 3), **params)
+        return await by_tasks(request, callers, seconds, seconds / 3)

@@ -50,17 +50,19 @@ def run(bench: Run) -> None:
             time_left = seconds * bench.pick(1, 1, 2.5 if hold >= 0.005 else 0.5 if size != MAIN else 1)
             params: dict[str, Param] = {"callers": callers, "connections": connections, "hold_ms": hold * 1000}
             bench.say(f"{callers} callers, {connections} connections, hold {hold * 1000:g} ms")
-            for name in bench.turns(_THREADS, repeat):
-                peer = PEERS[name](Sizes(connections, connections))
-                try:
-                    turns = _threads(peer, callers, hold, time_left)
-                finally:
-                    peer.close()
-                _add(bench, name, turns, {"world": "threads", **params})
+            for turn in bench.turns(_THREADS, repeat):
+                with turn as name:
+                    peer = PEERS[name](Sizes(connections, connections))
+                    try:
+                        turns = _threads(peer, callers, hold, time_left)
+                    finally:
+                        peer.close()
+                    _add(bench, name, turns, {"world": "threads", **params})
             if hold in (0.0, 0.001):
-                for name in bench.turns(_TASKS, max(1, repeat // 2)):
-                    turns = asyncio.run(_tasks(name, callers, connections, hold, time_left / 2))
-                    _add(bench, name, turns, {"world": "tasks", **params})
+                for turn in bench.turns(_TASKS, max(1, repeat // 2)):
+                    with turn as name:
+                        turns = asyncio.run(_tasks(name, callers, connections, hold, time_left / 2))
+                        _add(bench, name, turns, {"world": "tasks", **params})
 
 
 def _add(bench: Run, name: str, turns: tuple[list[list[float]], float], params: dict[str, Param]) -> None:

@@ -31,15 +31,18 @@ def run(bench: Run) -> None:
         "poolkit, a cluster of 4": async_peers.cluster,
     }
     bench.say(f"{len(threads)} pools for threads, {repeat} times")
-    for name in bench.turns(list(threads), repeat):
-        peer = threads[name](_SIZES)
-        try:
-            bench.add(name, "cpu", "us", _cycle(peer, number), world="threads")
-        finally:
-            peer.close()
+    for turn in bench.turns(list(threads), repeat):
+        with turn as name:
+            peer = threads[name](_SIZES)
+            try:
+                bench.add(name, "cpu", "us", _cycle(peer, number), world="threads")
+            finally:
+                peer.close()
     bench.say(f"{len(tasks)} pools for tasks, {repeat} times")
-    for name in bench.turns(list(tasks), repeat):
-        bench.add(name, "cpu", "us", asyncio.run(_async_cycle(partial(tasks[name], _SIZES), number)), world="tasks")
+    for turn in bench.turns(list(tasks), repeat):
+        with turn as name:
+            cpu = asyncio.run(_async_cycle(partial(tasks[name], _SIZES), number))
+            bench.add(name, "cpu", "us", cpu, world="tasks")
     _http(bench, max(1, number // 20), repeat)
 
 
@@ -94,8 +97,8 @@ def _http(bench: Run, number: int, repeat: int) -> None:
     url = "http://localhost/"
     pools = {"httpcore": httpcore.ConnectionPool, "httpcore -> poolkit": PoolkitConnectionPool}
     bench.say(f"httpcore, {repeat} times")
-    for name in bench.turns(list(pools), repeat):
-        with pools[name](network_backend=AnsweringBackend()) as pool:
+    for turn in bench.turns(list(pools), repeat):
+        with turn as name, pools[name](network_backend=AnsweringBackend()) as pool:
 
             def work(pool: httpcore.ConnectionPool = pool) -> None:
                 for _ in range(number):
@@ -117,5 +120,6 @@ def _http(bench: Run, number: int, repeat: int) -> None:
         return best / 1000
 
     async_pools = {"httpcore": httpcore.AsyncConnectionPool, "httpcore -> poolkit": AsyncPoolkitConnectionPool}
-    for name in bench.turns(list(async_pools), repeat):
-        bench.add(name, "cpu", "us", asyncio.run(cycle(async_pools[name])), world="tasks")
+    for turn in bench.turns(list(async_pools), repeat):
+        with turn as name:
+            bench.add(name, "cpu", "us", asyncio.run(cycle(async_pools[name])), world="tasks")

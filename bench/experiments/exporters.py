@@ -31,15 +31,16 @@ def run(bench: Run) -> None:
         for connection in [pool.acquire() for _ in range(_SIZE)]:
             pool.release(connection)
         _pairs(pool, 0.0, None)
-    for name in bench.turns(list(pools), repeat):
-        pool = pools[name]
-        with contextlib.ExitStack() as stack:
-            watch = stack.enter_context(_watched(pool, seconds)) if name == _EXPORTED else None
-            bench.add(name, "cpu", "us", _pairs(pool, seconds, watch), world="threads")
-            if watch is not None:
-                begun = time.thread_time()
-                watch()
-                bench.add(name, "a scrape and a collection", "ms", (time.thread_time() - begun) * 1000)
+    for turn in bench.turns(list(pools), repeat):
+        with turn as name:
+            pool = pools[name]
+            with contextlib.ExitStack() as stack:
+                watch = stack.enter_context(_watched(pool, seconds)) if name == _EXPORTED else None
+                bench.add(name, "cpu", "us", _pairs(pool, seconds, watch), world="threads")
+                if watch is not None:
+                    begun = time.thread_time()
+                    watch()
+                    bench.add(name, "a scrape and a collection", "ms", (time.thread_time() - begun) * 1000)
     for pool in pools.values():
         pool.close()
 

@@ -78,48 +78,53 @@ def _blocking(bench: Run, server: HTTPServer, threads: int, limit: int, repeat: 
     params: dict[str, Any] = {"protocol": "HTTP/1.1", "world": "threads", "callers": threads, "limit": limit}
     for pair in (URLLIB3, REQUESTS):
         bench.say(f"{pair[0]}, {threads} threads on {limit} connections")
-        for name in bench.turns(pair, repeat):
-            with blocking_client(_turn(name, server, limit)) as request:
+        for turn in bench.turns(pair, repeat):
+            with turn as name, blocking_client(_turn(name, server, limit)) as request:
                 record(bench, name, by_threads(request, threads, seconds), **params)
 
 
 def _by_threads(bench: Run, server: HTTPServer, threads: int, limit: int, repeat: int, protocol: str) -> None:
     seconds = bench.pick(0.05, 0.5, 0.5)
     bench.say(f"{protocol}, {threads} threads on {limit} connections")
-    for name in bench.turns((OWN, OURS), repeat):
-        before = server.stats().accepted
-        params: dict[str, Any] = {"protocol": protocol, "world": "threads", "callers": threads, "limit": limit}
-        with client(_turn(name, server, limit)) as request:
-            record(bench, name, by_threads(request, threads, seconds), **params)
-        bench.add(name, "connections", "opened", server.stats().accepted - before, **params)
+    for turn in bench.turns((OWN, OURS), repeat):
+        with turn as name:
+            before = server.stats().accepted
+            params: dict[str, Any] = {"protocol": protocol, "world": "threads", "callers": threads, "limit": limit}
+            with client(_turn(name, server, limit)) as request:
+                record(bench, name, by_threads(request, threads, seconds), **params)
+            bench.add(name, "connections", "opened", server.stats().accepted - before, **params)
 
 
 def _by_tasks(bench: Run, server: HTTPServer, tasks: int, limit: int, repeat: int, protocol: str) -> None:
     # httpx answers a few hundred requests a second there: it needs longer until a number stands
     seconds = bench.pick(0.05, 0.3, 0.9) if tasks <= 100 else bench.pick(0.05, 1.0, 1.6)
     bench.say(f"{protocol}, {tasks} tasks on {limit} connections")
-    for name in bench.turns((OWN, OURS, BAR) if protocol == "HTTP/1.1" else (OWN, OURS), repeat):
-        before = server.stats().accepted
-        params: dict[str, Any] = {"protocol": protocol, "world": "tasks", "callers": tasks, "limit": limit}
-        record(bench, name, load_apart(_turn(name, server, limit, tasks=tasks, seconds=seconds)), **params)
-        bench.add(name, "connections", "opened", server.stats().accepted - before, **params)
+    for turn in bench.turns((OWN, OURS, BAR) if protocol == "HTTP/1.1" else (OWN, OURS), repeat):
+        with turn as name:
+            before = server.stats().accepted
+            params: dict[str, Any] = {"protocol": protocol, "world": "tasks", "callers": tasks, "limit": limit}
+            record(bench, name, load_apart(_turn(name, server, limit, tasks=tasks, seconds=seconds)), **params)
+            bench.add(name, "connections", "opened", server.stats().accepted - before, **params)
 
 
 def _steadiness(bench: Run, server: HTTPServer, sizes: tuple[int, ...], repeat: int) -> None:
     """The rates with few and with many tasks, in turns: minutes apart they would be those of the machine."""
     bench.say(f"HTTP/1.1, {', '.join(map(str, sizes))} tasks in turns")
-    for name, tasks in bench.turns([(name, tasks) for tasks in sizes for name in (OURS, BAR)], repeat):
-        found = load_apart(_turn(name, server, tasks, tasks=tasks, seconds=bench.pick(0.05, 1.0, 1.0)))
-        bench.add(name, "rate", "1/s", found.rate, steady=tasks)
+    subjects = [(name, tasks) for tasks in sizes for name in (OURS, BAR)]
+    for turn in bench.turns(subjects, repeat, lambda subject: f"{subject[0]}, {subject[1]} tasks"):
+        with turn as (name, tasks):
+            found = load_apart(_turn(name, server, tasks, tasks=tasks, seconds=bench.pick(0.05, 1.0, 1.0)))
+            bench.add(name, "rate", "1/s", found.rate, steady=tasks)
 
 
 def _second_library(bench: Run, server: HTTPServer, sizes: tuple[int, ...], repeat: int) -> None:
     """httpx2 by tasks."""
     for tasks in sizes:
         bench.say(f"HTTP/1.1, httpx2, {tasks} tasks with its default limits")
-        for name in bench.turns((OWN_2, OURS_2), repeat):
-            found = load_apart(_turn(name, server, 0, tasks=tasks, seconds=bench.pick(0.05, 0.5, 1.0)))
-            record(bench, name, found, default_limits=tasks)
+        for turn in bench.turns((OWN_2, OURS_2), repeat):
+            with turn as name:
+                found = load_apart(_turn(name, server, 0, tasks=tasks, seconds=bench.pick(0.05, 0.5, 1.0)))
+                record(bench, name, found, default_limits=tasks)
 
 
 def _transports(bench: Run, server: HTTPServer, repeat: int) -> None:
@@ -132,48 +137,51 @@ def _transports(bench: Run, server: HTTPServer, repeat: int) -> None:
         bench.say(f"HTTP/1.1, {tls}, {tasks} tasks, bodies of {size} bytes, transports for httpx")
         # half as long passes before: until each task has its connection, the handshakes are most of the work
         seconds = bench.pick(0.05, 0.5, 0.9 if tasks < 100 else 2.0 if tasks < 1000 else 5.0)
-        for name in bench.turns((OURS, *PEERS, ALONE), repeat):
-            turn = _turn(name, server, tasks, tasks=tasks, seconds=seconds, path=f"/bytes?n={size}", http2=False)
-            bench.add(name, "cpu", "us", load_apart(turn).cpu * 1e6, way=tls, tasks=tasks, size=size)
+        for turn in bench.turns((OURS, *PEERS, ALONE), repeat):
+            with turn as name:
+                load = _turn(name, server, tasks, tasks=tasks, seconds=seconds, path=f"/bytes?n={size}", http2=False)
+                bench.add(name, "cpu", "us", load_apart(load).cpu * 1e6, way=tls, tasks=tasks, size=size)
 
 
 def _fifty_workers(bench: Run, server: HTTPServer, each: int, repeat: int) -> None:
     """As many connections as workers are enough; more are waste."""
     bench.say("50 workers, answers after 0 to 20 ms")
-    for name in bench.turns((OWN, OURS, BAR), repeat):
-        before = server.stats().accepted
+    for turn in bench.turns((OWN, OURS, BAR), repeat):
+        with turn as name:
+            before = server.stats().accepted
 
-        async def turn(name: str = name) -> float:
-            async with async_client(_turn(name, server, 100)) as get:
-                dice = random.Random(5)
+            async def work_of(name: str = name) -> float:
+                async with async_client(_turn(name, server, 100)) as get:
+                    dice = random.Random(5)
 
-                async def work() -> None:
-                    for _ in range(each):
-                        await get(f"/sleep?ms={dice.random() * 20:.2f}")
+                    async def work() -> None:
+                        for _ in range(each):
+                            await get(f"/sleep?ms={dice.random() * 20:.2f}")
 
-                begun = time.monotonic()
-                await asyncio.gather(*(work() for _ in range(50)))
-                return time.monotonic() - begun
+                    begun = time.monotonic()
+                    await asyncio.gather(*(work() for _ in range(50)))
+                    return time.monotonic() - begun
 
-        elapsed = asyncio.run(turn())
-        bench.add(name, "connections", "opened", server.stats().accepted - before, workers=50)
-        bench.add(name, "rate", "1/s", 50 * each / elapsed, workers=50)
+            elapsed = asyncio.run(work_of())
+            bench.add(name, "connections", "opened", server.stats().accepted - before, workers=50)
+            bench.add(name, "rate", "1/s", 50 * each / elapsed, workers=50)
 
 
 def _burst(bench: Run, server: HTTPServer, requests: int, repeat: int) -> None:
     """All at once over ten connections that are open, 20 ms each; ideal is that none is ever idle."""
     bench.say(f"a burst of {requests} over 10 connections")
     ideal = requests / 10 * 0.02
-    for name in bench.turns((OWN, OURS, BAR), repeat):
+    for turn in bench.turns((OWN, OURS, BAR), repeat):
+        with turn as name:
 
-        async def turn(name: str = name) -> float:
-            async with async_client(_turn(name, server, 10)) as get:
-                await asyncio.gather(*(get("/sleep?ms=20") for _ in range(10)))
-                begun = time.monotonic()
-                await asyncio.gather(*(get("/sleep?ms=20") for _ in range(requests)))
-                return time.monotonic() - begun
+            async def burst(name: str = name) -> float:
+                async with async_client(_turn(name, server, 10)) as get:
+                    await asyncio.gather(*(get("/sleep?ms=20") for _ in range(10)))
+                    begun = time.monotonic()
+                    await asyncio.gather(*(get("/sleep?ms=20") for _ in range(requests)))
+                    return time.monotonic() - begun
 
-        bench.add(name, "total", "x ideal", asyncio.run(turn()) / ideal, burst=requests)
+            bench.add(name, "total", "x ideal", asyncio.run(burst()) / ideal, burst=requests)
 
 
 def _turn(name: str, server: HTTPServer, limit: int, **load: Any) -> Turn:

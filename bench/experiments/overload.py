@@ -56,9 +56,10 @@ def run(bench: Run) -> None:
                 for world in WORLDS:
                     for number in clients:
                         bench.say(f"{world}, {number} callers{', all cores busy' if busy else ''}")
-                        for name in bench.turns(list(_SUBJECTS[world]), repeat):
-                            found = _SUBJECTS[world][name](server, number, seconds)
-                            _add(bench, name, found, {"world": world, "callers": number, "busy": busy})
+                        for turn in bench.turns(list(_SUBJECTS[world]), repeat):
+                            with turn as name:
+                                found = _SUBJECTS[world][name](server, number, seconds)
+                                _add(bench, name, found, {"world": world, "callers": number, "busy": busy})
 
 
 @contextmanager

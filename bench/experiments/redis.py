@@ -28,28 +28,31 @@ def run(bench: Run) -> None:
             admin.set("key", "value")
         for callers in (1, 16):
             bench.say(f"{callers} threads on {_SIZE} connections")
-            for name in bench.turns(list(sync_pools()), repeat):
-                pool = pool_of(sync_pools()[name], server)
-                client = client_of(pool)
-                try:
-                    found = by_threads(lambda client=client: client.get("key"), callers, seconds)  # type: ignore[misc]
-                    record(bench, name, found, world="threads", callers=callers)
-                finally:
-                    pool.disconnect()
+            for turn in bench.turns(list(sync_pools()), repeat):
+                with turn as name:
+                    pool = pool_of(sync_pools()[name], server)
+                    try:
+                        found = by_threads(partial(client_of(pool).get, "key"), callers, seconds)
+                        record(bench, name, found, world="threads", callers=callers)
+                    finally:
+                        pool.disconnect()
         for callers in (1, 16):
             bench.say(f"{callers} tasks on {_SIZE} connections")
-            for name in bench.turns(list(async_pools()), repeat):
-                asyncio.run(_load(bench, name, server, callers, seconds))
+            for turn in bench.turns(list(async_pools()), repeat):
+                with turn as name:
+                    asyncio.run(_load(bench, name, server, callers, seconds))
         bench.say("taking and giving back a real connection")
         number = bench.pick(20, 500, 500)
-        for name in bench.turns(list(sync_pools()), repeat):
-            pool = pool_of(sync_pools()[name], server)
-            try:
-                bench.add(name, "cycle", "us", _cycle(pool, number), world="threads")
-            finally:
-                pool.disconnect()
-        for name in bench.turns(list(async_pools()), repeat):
-            asyncio.run(_async_cycle(bench, name, server, number))
+        for turn in bench.turns(list(sync_pools()), repeat):
+            with turn as name:
+                pool = pool_of(sync_pools()[name], server)
+                try:
+                    bench.add(name, "cycle", "us", _cycle(pool, number), world="threads")
+                finally:
+                    pool.disconnect()
+        for turn in bench.turns(list(async_pools()), repeat):
+            with turn as name:
+                asyncio.run(_async_cycle(bench, name, server, number))
 
 
 @cache

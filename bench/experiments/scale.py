@@ -36,16 +36,29 @@ def run(bench: Run) -> None:
         ("waiters", bench.pick((10,), (10, 10_000), (10, 100, 1000, 10_000, 100_000)), _waiters),
     ):
         bench.say(f"{what}: {', '.join(map(str, sizes))}")
-        for size in bench.turns(sizes, 2 if repeat > 2 and what == "waiters" else repeat):
-            bench.add("poolkit", "operation", "us", measure(size, number) / 1000, **{what: size})
-    bench.say("memory and threads")
-    size = bench.pick(10, 2000, 10_000)
-    bench.add("poolkit", "memory of an idle entry", "bytes", _memory_of_entries(size))
-    size = bench.pick(10, 200, 1000)
-    bench.add("poolkit", "memory of a waiting task", "bytes", asyncio.run(_memory_of_waiters(size, pool=True)))
-    bench.add("a future", "memory of a waiting task", "bytes", asyncio.run(_memory_of_waiters(size, pool=False)))
-    for name in ("poolkit", "psycopg_pool"):
-        bench.add(name, "threads of 100 pools", "threads", _threads_of_pools(name, bench.pick(3, 20, 100)))
+        turns = 2 if repeat > 2 and what == "waiters" else repeat
+        for turn in bench.turns(sizes, turns, lambda size: f"poolkit, {size}"):
+            with turn as size:
+                bench.add("poolkit", "operation", "us", measure(size, number) / 1000, **{what: size})
+    _memory(bench)
+    bench.say("threads")
+    for pool in bench.turns(("poolkit", "psycopg_pool"), 1):
+        with pool as name:
+            bench.add(name, "threads of 100 pools", "threads", _threads_of_pools(name, bench.pick(3, 20, 100)))
+
+
+def _memory(bench: Run) -> None:
+    """Of an idle entry, and of a task that waits for a connection or for a future."""
+    bench.say("memory of idle entries")
+    for turn in bench.turns(("poolkit",), 1):
+        with turn as name:
+            bench.add(name, "memory of an idle entry", "bytes", _memory_of_entries(bench.pick(10, 2000, 10_000)))
+    bench.say("memory of waiting tasks")
+    for turn in bench.turns(("poolkit", "a future"), 1):
+        with turn as name:
+            size = bench.pick(10, 200, 1000)
+            memory = asyncio.run(_memory_of_waiters(size, pool=name == "poolkit"))
+            bench.add(name, "memory of a waiting task", "bytes", memory)
 
 
 def _best(work: Callable[[], None], number: int) -> float:

@@ -28,15 +28,19 @@ def run(bench: Run) -> None:
     repeat = bench.pick(1, 1, 7)
     for most in bench.pick((20,), (20,), (20, 50)):
         bench.say(f"50 callers, at most {most} connections, {repeat} times")
-        for name in bench.turns(_PEERS, repeat):
-            short(bench, name, most, connect)
+        for turn in bench.turns(_PEERS, repeat):
+            with turn as name:
+                short(bench, name, most, connect)
     keepers = ["poolkit", "SQLAlchemy QueuePool"]
     if bench.effort > Effort.QUICK:  # they open one behind the other: seconds
-        short(bench, "DBUtils", 20, connect)
+        for turn in bench.turns(("DBUtils",), 1):
+            with turn as name:
+                short(bench, name, 20, connect)
         keepers.insert(1, "psycopg_pool")
     bench.say(f"20 callers who keep their connection, {repeat} times")
-    for name in bench.turns(keepers, bench.pick(1, 1, 3)):
-        _long(bench, name, connect)
+    for turn in bench.turns(keepers, bench.pick(1, 1, 3)):
+        with turn as name:
+            _long(bench, name, connect)
 
 
 def short(bench: Run, name: str, most: int, connect: float) -> None:

@@ -27,20 +27,22 @@ def run(bench: Run) -> None:
     with PostgresServer(max_connections=60) as server:
         for callers in bench.pick((1,), (1,), (1, 16)):
             bench.say(f"{callers} threads on {_SIZE} connections")
-            for name in bench.turns(list(SYNC), repeat):
-                with SYNC[name](server) as (request, _, _):
+            for turn in bench.turns(list(SYNC), repeat):
+                with turn as name, SYNC[name](server) as (request, _, _):
                     record(bench, name, by_threads(request, callers, seconds), world="threads", callers=callers)
         for callers in bench.pick((1,), (1,), (1, 16)):
             bench.say(f"{callers} tasks on {_SIZE} connections")
-            for name in bench.turns(list(ASYNC), repeat):
-                asyncio.run(_load(bench, name, server, callers, seconds))
+            for turn in bench.turns(list(ASYNC), repeat):
+                with turn as name:
+                    asyncio.run(_load(bench, name, server, callers, seconds))
         bench.say("taking and giving back a real connection")
         number = bench.pick(20, 500, 1000)
-        for name in bench.turns(("psycopg_pool", "psycopg -> poolkit"), repeat):
-            with SYNC[name](server) as (_, get, put):
+        for turn in bench.turns(("psycopg_pool", "psycopg -> poolkit"), repeat):
+            with turn as name, SYNC[name](server) as (_, get, put):
                 bench.add(name, "cycle", "us", _cycle(get, put, number), world="threads")
-        for name in bench.turns(("psycopg_pool", "psycopg -> poolkit", "asyncpg", "asyncpg -> poolkit"), repeat):
-            asyncio.run(_async_cycle(bench, name, server, number))
+        for turn in bench.turns(("psycopg_pool", "psycopg -> poolkit", "asyncpg", "asyncpg -> poolkit"), repeat):
+            with turn as name:
+                asyncio.run(_async_cycle(bench, name, server, number))
 
 
 async def _load(bench: Run, name: str, server: PostgresServer, callers: int, seconds: float) -> None:

@@ -31,12 +31,13 @@ def run(bench: Run) -> None:
     """Import in fresh interpreters, in turn."""
     repeat = bench.pick(1, 2, 15)
     bench.say(f"{len(_STATEMENTS)} statements, {repeat} times")
-    for name in bench.turns(list(_STATEMENTS), repeat):
-        program = _PROGRAM.format(statement=_STATEMENTS[name])
-        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
-        elapsed, cpu, modules = json.loads(done.stdout)
-        bench.add(name, "time", "ms", elapsed / 1e6)
-        bench.add(name, "cpu", "ms", cpu / 1e6)
-        bench.add(name, "modules", "modules", len(modules))
-        foreign = {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - {"poolkit"}
-        bench.add(name, "modules from elsewhere", "modules", len(foreign))
+    for turn in bench.turns(list(_STATEMENTS), repeat, lambda name: f"poolkit: {name}"):
+        with turn as name:
+            program = _PROGRAM.format(statement=_STATEMENTS[name])
+            done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+            elapsed, cpu, modules = json.loads(done.stdout)
+            bench.add(name, "time", "ms", elapsed / 1e6)
+            bench.add(name, "cpu", "ms", cpu / 1e6)
+            bench.add(name, "modules", "modules", len(modules))
+            foreign = {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - {"poolkit"}
+            bench.add(name, "modules from elsewhere", "modules", len(foreign))
