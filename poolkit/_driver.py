@@ -53,8 +53,8 @@ class Driver(Generic[C]):
         self.operations = operations
 
     def arrived(self, slot: Slot, opened: Opened[C], *, keep: bool = False) -> BrokenContract | bool:
-        """A connect succeeded, unless the connection belongs to another slot. See ``Core.connected``. Called under the
-        lock.
+        """A connect succeeded, unless the connection belongs to another slot (see ``Opener.connected``). Called under
+        the lock.
         """
         pool, operations = self._pool, self.operations
         core, now = pool._core, pool._clock()
@@ -91,7 +91,7 @@ class Driver(Generic[C]):
         """Report to the core that the connection is closed."""
         pool = self._pool
         slot.connection = None
-        pool._gate.post(pool._core.closed, slot, pool._clock())
+        pool._gate.post(pool._core.closed, slot)
 
     def abort(self, slot: Slot) -> None:
         """Abort a connection; its permit is free when nothing is left of it at the server."""

@@ -184,7 +184,7 @@ class World:
     def _closed(self, slot: Slot) -> None:
         if self._born.pop(slot, None) == self.generation:
             self.sessions -= 1
-        self.core.closed(slot, self.now)
+        self.core.closed(slot)
 
     def _tick(self, _: None) -> None:
         self._tick_at = float("inf")

@@ -83,6 +83,12 @@ class Core:
         self.size = size_of(config, None, on_demand=features.on_demand, due=self.want)
         self.configure(config, barging)
 
+        # the other events: each concerns one part, which records it
+        self.checked, self.retry = self.service.checked, self.service.retry
+        self.connected, self.connect_failed = self.opener.connected, self.opener.connect_failed
+        self.set_capacity = self.opener.set_capacity
+        self.closed = self.slots.closed
+
         # read by callers, the shell and statistics; the same objects as in the parts
         self.all_slots = self.slots.all
         self.counts = self.slots.counts
@@ -227,20 +233,6 @@ class Core:
             elif outcome.state is CONNECTING:
                 self.slots.remove(outcome)
 
-    def checked(
-        self, slot: Slot, request: Request, error: BaseException | None, now: float, *, asked: bool = True
-    ) -> None:
-        """The check of ``slot`` on behalf of ``request`` ended; it passed if ``error`` is None.
-
-        ``asked``: the server was asked; otherwise there was only time to look at the socket. The request gets its
-        outcome, or enters the queue again in front. If the request is gone, the next one is served.
-        """
-        self.service.checked(slot, request, error, now, asked=asked)
-
-    def retry(self, request: Request, now: float) -> None:
-        """The connection that the request was assigned is unusable: serve it again, before the others."""
-        self.service.retry(request, now)
-
     # -- release ------------------------------------------------------------------------------------------------------
 
     def give_back(self, record: Held, now: float) -> None:
@@ -289,39 +281,8 @@ class Core:
         else:
             self.slots.start_close(slot, reason, now, abort=True)
 
-    def set_capacity(self, slot: Slot, capacity: int, now: float) -> None:
-        """Set how many leases the connection serves at once; 0: its present ones, and no new ones.
-
-        For a lazy connect, the call also reports that the connect succeeded.
-        """
-        self.opener.set_capacity(slot, capacity, now)
-
     def detach(self, slot: Slot, now: float) -> None:
         """Remove the connection from the pool; its holder keeps it."""
         slot.endpoint.live -= 1
         slot.leases = 0
         self.slots.remove(slot)
-
-    # -- connects and closes ------------------------------------------------------------------------------------------
-
-    def connected(
-        self, slot: Slot, connection: object, capacity: int, now: float, *, keep: bool = False, lazy: bool = False
-    ) -> bool:
-        """A connect succeeded. ``lazy``: the driver connects at the first use, and set_capacity() reports success.
-
-        ``keep``: the caller that connected wants to lease the connection itself; the result says whether it may.
-        """
-        return self.opener.connected(slot, connection, capacity, now, keep=keep, lazy=lazy)
-
-    def connect_failed(
-        self, slot: Slot, error: BaseException, verdict: Verdict, now: float, lingers: bool = False
-    ) -> None:
-        """A connect failed: free its permit, and fail callers that have nothing else to wait for.
-
-        ``lingers``: the server may still hold a part of the connection, so it keeps its permit until :meth:`closed`.
-        """
-        self.opener.connect_failed(slot, error, verdict, now, lingers=lingers)
-
-    def closed(self, slot: Slot, now: float) -> None:
-        """The shell has closed the connection: its permit is free."""
-        self.slots.closed(slot)

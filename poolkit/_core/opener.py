@@ -282,7 +282,10 @@ class Opener:
     def connected(
         self, slot: Slot, connection: object, capacity: int, now: float, *, keep: bool = False, lazy: bool = False
     ) -> bool:
-        """See :meth:`.machine.Core.connected`."""
+        """A connect succeeded. ``lazy``: the driver connects at the first use, and set_capacity() reports success.
+
+        ``keep``: the caller that connected wants to lease the connection itself; the result says whether it may.
+        """
         core, endpoint, config = self._core, slot.endpoint, self._core.config
         self._slots.connected(slot, connection, now)
         slot.capacity = max(1, capacity)
@@ -313,7 +316,10 @@ class Opener:
         return kept
 
     def set_capacity(self, slot: Slot, capacity: int, now: float) -> None:
-        """See :meth:`.machine.Core.set_capacity`."""
+        """Set how many leases the connection serves at once; 0: its present ones, and no new ones.
+
+        For a lazy connect, the call also reports that the connect succeeded.
+        """
         self.established(slot, now)
         if capacity < 1:
             slot.retire()
@@ -347,8 +353,13 @@ class Opener:
 
     # -- failure ------------------------------------------------------------------------------------------------------
 
-    def connect_failed(self, slot: Slot, error: BaseException, verdict: Verdict, now: float, *, lingers: bool) -> None:
-        """See :meth:`.machine.Core.connect_failed`."""
+    def connect_failed(
+        self, slot: Slot, error: BaseException, verdict: Verdict, now: float, lingers: bool = False
+    ) -> None:
+        """A connect failed: free its permit, and fail callers that have nothing else to wait for.
+
+        ``lingers``: the server may still hold a part of the connection, so it keeps its permit until it is closed.
+        """
         endpoint = slot.endpoint
         current = slot.generation == endpoint.generation
         if lingers:

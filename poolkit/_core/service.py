@@ -238,8 +238,14 @@ class Service:
 
     # -- checks -------------------------------------------------------------------------------------------------------
 
-    def checked(self, slot: Slot, request: Request, error: BaseException | None, now: float, *, asked: bool) -> None:
-        """See :meth:`.machine.Core.checked`."""
+    def checked(
+        self, slot: Slot, request: Request, error: BaseException | None, now: float, *, asked: bool = True
+    ) -> None:
+        """The check of ``slot`` on behalf of ``request`` ended; it passed if ``error`` is None.
+
+        ``asked``: the server was asked; otherwise there was only time to look at the socket. The request gets its
+        outcome, or enters the queue again in front. If the request is gone, the next one is served.
+        """
         core, slots = self._core, self._slots
         slots.counts.checks += asked
         request.outcome, request.busy = None, False

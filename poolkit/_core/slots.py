@@ -398,7 +398,7 @@ class Slots:
             parker.wake()  # never blocks
 
     def closed(self, slot: Slot) -> None:
-        """The shell has closed the connection."""
+        """The shell has closed the connection: its permit is free."""
         self.closing -= 1
         if slot.evicted_for is not None:
             slot.evicted_for.evictions -= 1

@@ -41,6 +41,12 @@ class SettlingCore(Core):
 
     _inside = False
     _hands: tuple[Slot, ...] = ()
+    _now = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in EVENTS:
+            setattr(self, name, self._settling(getattr(self, name)))
 
     def hold(self) -> None:
         """Refer to each slot."""
@@ -50,33 +56,25 @@ class SettlingCore(Core):
         self.hold()
         return super().take_effects()
 
-    def _event(self, event: Callable[..., Any], now: float, *args: Any, **kwargs: Any) -> Any:
-        outermost = not self._inside
-        self._inside = True
-        try:
-            result = event(self, *args, **kwargs)
-        finally:
+    def _settling(self, event: Callable[..., T]) -> Callable[..., T]:
+        """Return a function that records the event and settles at its time, or at that of the last one."""
+        signature = inspect.signature(event)
+
+        def settled(*args: Any, **kwargs: Any) -> T:
+            self._now = signature.bind(*args, **kwargs).arguments.get("now", self._now)
+            outermost = not self._inside
+            self._inside = True
+            try:
+                result = event(*args, **kwargs)
+            finally:
+                if outermost:
+                    self._inside = False
             if outermost:
-                self._inside = False
-        if outermost:
-            self.settle(now)
-            self.hold()
-        return result
+                self.settle(self._now)
+                self.hold()
+            return result
 
-
-def _settling(name: str) -> Callable[..., Any]:
-    event = getattr(Core, name)
-    signature = inspect.signature(event)
-
-    def settled(self: SettlingCore, *args: Any, **kwargs: Any) -> Any:
-        now: float = signature.bind(self, *args, **kwargs).arguments["now"]
-        return self._event(getattr(super(SettlingCore, self), name).__func__, now, *args, **kwargs)
-
-    return settled
-
-
-for _name in EVENTS:
-    setattr(SettlingCore, _name, _settling(_name))
+        return settled
 
 
 def do(step: Callable[..., T], core: Core, *args: Any) -> T:

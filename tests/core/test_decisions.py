@@ -70,7 +70,7 @@ def test_a_caller_that_got_a_dead_connection_is_before_those_that_came_later() -
     second = ask(core, NOW + 1)
     core.checked(slot, first, OSError("dead"), NOW + 1)
     assert core.endpoint.oldest() is first
-    core.closed(slot, NOW + 1)
+    core.closed(slot)
     [new] = connects(core)
     core.connected(new, object(), 1, NOW + 1)
     assert first.outcome is new
@@ -228,7 +228,7 @@ def test_what_a_connection_was_used_for_is_counted_beyond_its_end() -> None:
     slot = leased(core)
     slot.uses, slot.busy = 2, 1.0
     core.discard(slot, NOW + 0.5)
-    core.closed(slot, NOW)
+    core.closed(slot)
     assert (core.counts.uses, core.counts.busy) == (3, 1.5)
 
 
@@ -247,7 +247,7 @@ def test_a_resting_pool_keeps_no_connect_that_was_on_its_way() -> None:
     core.connected(coming, object(), 1, NOW)
     core.settle(NOW)
     assert coming.state is CLOSING
-    core.closed(coming, NOW)
+    core.closed(coming)
     core.settle(NOW)
     invariants.check(core)
     core.discard(first, NOW)

@@ -71,7 +71,7 @@ def test_a_connection_without_a_holder_is_aborted_and_its_slot_is_free() -> None
     assert do(repair.audit, core, 2.0) == 1
     effects = core.take_effects()
     assert [effect.do for effect in effects] == [Do.ABORT]
-    core.closed(effects[0].slot, 2.0)  # type: ignore[arg-type]
+    core.closed(effects[0].slot)  # type: ignore[arg-type]
     assert not core.all_slots
     invariants.check(core)
 
@@ -103,7 +103,7 @@ def test_a_connection_that_is_lost_again_costs_no_permit() -> None:
     assert effect.slot is not None
     assert effect.slot.connection is connection
     assert sum(core.counts.closes.values()) == 1, "it is counted twice"
-    core.closed(effect.slot, 4.0)
+    core.closed(effect.slot)
     assert not core.all_slots
     assert core.counts.reclaimed == 2
     invariants.check(core)
@@ -207,7 +207,7 @@ def test_no_total_falls_below_what_was_reported() -> None:
         assert do(repair.audit, core, 2.0) == 1 - number
         for effect in core.take_effects():
             if effect.do is Do.ABORT:
-                core.closed(effect.slot, 2.0)
+                core.closed(effect.slot)
     again = ask(core)
     connect(core)
     assert take_sample(core, parts(core), 3.0).acquires == 43

@@ -181,7 +181,7 @@ def test_a_connection_that_is_being_closed_keeps_its_permit_before_min_size() ->
     core = filled(min_size=2, max_size=2)
     slot = discard_one(core)
     assert not connects(core)
-    core.closed(slot, NOW)
+    core.closed(slot)
     assert len(connects(core)) == 1
     invariants.check(core)
 
@@ -256,7 +256,7 @@ def test_many_waiting_endpoints_cost_what_few_do() -> None:
             [slot] = core.slots.living()
             core.give_back(slot, NOW)
             core.settle(NOW)
-            core.closed(slot, NOW)
+            core.closed(slot)
             core.settle(NOW)
             [slot] = connects(core)
             core.connected(slot, object(), 1, NOW)
@@ -347,7 +347,7 @@ def test_an_endpoint_whose_permit_went_to_an_older_one_has_another_idle_connecti
     older = ask(core, key="b")  # for which the idle connection of a is closed
     younger = ask(core, key="d")
     core.give_back(held["x"], NOW)  # closed for d
-    core.closed(held["x"], NOW)
+    core.closed(held["x"])
     [slot] = connects(core)
     assert slot.endpoint.key == "b"
     core.connected(slot, object(), 1, NOW)

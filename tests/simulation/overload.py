@@ -89,7 +89,7 @@ class Load:
                 self._later(self.reconnect, lambda slot=slot: self._decide(  # type: ignore[misc]
                     self.core.connected, slot, object(), 1, self.now))  # fmt: skip
             elif do in (Do.CLOSE, Do.ABORT):
-                self._later(0.0, lambda slot=slot: self._decide(self.core.closed, slot, self.now))  # type: ignore[misc]
+                self._later(0.0, lambda slot=slot: self._decide(self.core.closed, slot))  # type: ignore[misc]
             elif do is Do.WAKE:
                 assert request is not None
                 assert isinstance(request.parker, _Call)

@@ -330,7 +330,7 @@ class CoreSimulation:
 
     def _finish_close(self) -> None:
         if self.closing:
-            self._decide(self.core.closed, self.closing.pop(self.random.randrange(len(self.closing))), self.now)
+            self._decide(self.core.closed, self.closing.pop(self.random.randrange(len(self.closing))))
 
     def _pass_time(self) -> None:
         self.now += self.random.choice([0.0001, 0.01, 0.3, 1.5, 10.0])
