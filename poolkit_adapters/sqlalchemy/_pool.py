@@ -20,10 +20,10 @@ from poolkit import (
     PoolConfig,
     PoolError,
 )
-from poolkit.config import sources_of
+from poolkit.config import SharedBudget, sources_of
 from poolkit.settings import DEFAULT
 
-from .._options import driver_default
+from .._options import UNSET, driver_default, given_settings
 from ._connect_time import limit_connects, no_time_limit
 from ._endings import Endings
 from ._errors import join_wrapped, reported
@@ -33,7 +33,7 @@ from ._names import look_up_first
 from ._readonly import watch
 from ._record import Record, RecordChecks, RecordConnector
 from ._rest import Rest
-from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, fixed, queue_sizes, settle, well_spelt
+from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, fixed, queue_sizes, settle, well_spelt
 from ._transactions import OpenTransaction, transaction_test
 
 __all__ = ("BasePool", "PoolkitPool")
@@ -84,24 +84,19 @@ class BasePool(SQLAlchemyPool):
         breaker: BreakerConfig | None = UNSET,
         autoscale: AutoscaleConfig | None = UNSET,
         overload: OverloadConfig | None = UNSET,
-        budget: Any = UNSET,
+        budget: SharedBudget | None = UNSET,
         budget_weight: float = UNSET,
         classes: Mapping[str, ClassConfig] | None = UNSET,
         default_class: str | None = UNSET,
         **kw: Any,
     ) -> None:
+        settings = given_settings(locals())
         super().__init__(creator, **well_spelt(type(self), kw))
         self._fixed = fixed(self._dialect, self._barging_window, asynchronous=self._is_asyncio)
-        settled = settle(pool_size, max_overflow, timeout, use_lifo, config, {
-            "min_size": min_size, "max_size": max_size, "max_idle": max_idle, "max_waiting": max_waiting,
-            "order": order, "start": start, "acquire_timeout": acquire_timeout, "connect_timeout": connect_timeout,
-            "check_timeout": check_timeout, "max_lifetime": max_lifetime, "lifetime_jitter": lifetime_jitter,
-            "idle_timeout": idle_timeout, "keepalive": keepalive, "check_after_idle": check_after_idle,
-            "max_connecting": max_connecting, "connect_in_caller": connect_in_caller, "leak_after": leak_after,
-            "on_leak": on_leak, "use_histogram": use_histogram, "barging_window": barging_window, "backoff": backoff,
-            "breaker": breaker, "autoscale": autoscale, "overload": overload, "budget": budget,
-            "budget_weight": budget_weight, "classes": classes, "default_class": default_class,
-        }, no_time_limit=no_time_limit(self._dialect, creator), **self._fixed)  # fmt: skip
+        untimed = no_time_limit(self._dialect, creator)
+        settled = settle(
+            pool_size, max_overflow, timeout, use_lifo, config, settings, no_time_limit=untimed, **self._fixed
+        )
         self._listeners, self._debug = tuple(listeners), debug
         self._endings = Endings(self)
         self._spare: deque[Record] = deque()  # empty records, without a slot, for the next connects

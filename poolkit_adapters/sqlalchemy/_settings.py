@@ -11,13 +11,12 @@ from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source
 from poolkit.settings import DEFAULT, combine, layer, layer_of, set_aside
 
-from .._options import UNSET, argument, by_argument, by_default, driver_default, is_default, refuse_misspelt
+from .._options import argument, by_argument, by_default, driver_default, is_default, refuse_misspelt
 
 __all__ = (
     "MAX_OVERFLOW",
     "POOL_SIZE",
     "TIMEOUT",
-    "UNSET",
     "EngineConfig",
     "effective",
     "fixed",
@@ -64,7 +63,7 @@ def settle(
     timeout: float | None,
     use_lifo: bool,
     config: PoolConfig | None,
-    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
     barging_window: float | None = None,
     bound_to_thread: str = "",
@@ -76,7 +75,6 @@ def settle(
     thread that opens them, if so. ``no_time_limit`` is the reason why the driver cannot be given a
     ``connect_timeout``, if so. Raises ConfigError for a wrong setting, or one that is given twice.
     """
-    settings = {name: value for name, value in given.items() if value is not UNSET}
     written = layer_of(config)
     _once("timeout", not is_default(timeout), timeout, "acquire_timeout", settings)
     _once("use_lifo", use_lifo, use_lifo, "order", settings)

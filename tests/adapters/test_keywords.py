@@ -104,7 +104,9 @@ def test_the_settings_that_are_written_out_are_all_settings(module: str) -> None
     import inspect
 
     kind: Any = PooledDatabase if module.endswith("dbapi") else sa.PoolkitPool
-    assert {field.name for field in fields(PoolConfig)} <= set(inspect.signature(kind).parameters)
+    written_out = {name: one.annotation for name, one in inspect.signature(kind).parameters.items()}
+    for setting in fields(PoolConfig):
+        assert written_out.get(setting.name) == setting.type, setting.name
 
 
 def test_every_argument_of_asyncpg_connect_is_typed() -> None:
