@@ -532,8 +532,8 @@ class SettingsBesideSizes(TypedDict, total=False):
     default_class: str | None
 
 
-class NodePoolSettings(SettingsBesideSizes, total=False):
-    """The settings of the pools of a cluster as keywords. ``acquire_timeout`` is the cluster's own."""
+class _Sizes(TypedDict, total=False):
+    """The settings that some drivers' pools have as named arguments."""
 
     min_size: int
     max_size: int | None
@@ -542,7 +542,11 @@ class NodePoolSettings(SettingsBesideSizes, total=False):
     max_lifetime: float | None
 
 
-class PoolSettings(NodePoolSettings, total=False):
+class NodePoolSettings(SettingsBesideSizes, _Sizes, total=False):
+    """The settings of the pools of a cluster as keywords. ``acquire_timeout`` is the cluster's own."""
+
+
+class PoolSettings(SettingsBesideSizes, _Sizes, total=False):
     """The settings of :class:`PoolConfig` as keywords, for type checkers and editors.
 
     Use it to annotate a function of your own that passes settings on: ``**settings: Unpack[PoolSettings]``.

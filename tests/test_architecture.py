@@ -386,6 +386,20 @@ def test_no_method_of_an_adapter_waits_for_a_child_to_implement_it() -> None:
     assert not found
 
 
+def test_keywords_are_declared_in_groups_side_by_side() -> None:
+    """A reader sees from its one line of bases which keywords a class takes: no group is made from other groups."""
+    for root in (ROOT, ADAPTERS):
+        for path in sorted(root.rglob("*.py")):
+            groups = {
+                node.name: [ast.unparse(base) for base in node.bases]
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.ClassDef) and any(keyword.arg == "total" for keyword in node.keywords)
+            }
+            for name, bases in groups.items():
+                nested = [base for base in bases if groups.get(base, ["TypedDict"]) != ["TypedDict"]]
+                assert not nested, f"{path.name}: {name} has {nested}, which has bases itself"
+
+
 # Conditions on features in the core -----------------------------------------------------------------------------------
 
 FEATURES = {

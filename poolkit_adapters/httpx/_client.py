@@ -34,8 +34,8 @@ class TransportKeywords(TypedDict, total=False):
     socket_options: Iterable[Any] | None
 
 
-class _ClientKeywords(PoolSettings, TransportKeywords, total=False):
-    """The arguments that both clients take."""
+class _OfClients(TypedDict, total=False):
+    """The arguments that both of the library's clients take, and ``retries``, which is the transports'."""
 
     auth: Any
     params: Any
@@ -50,12 +50,12 @@ class _ClientKeywords(PoolSettings, TransportKeywords, total=False):
     retries: int
 
 
-class _SyncKeywords(_ClientKeywords, total=False):
+class _SyncKeywords(PoolSettings, TransportKeywords, _OfClients, total=False):
     mounts: Mapping[str, httpx.BaseTransport | None] | None
     transport: httpx.BaseTransport | None
 
 
-class _AsyncKeywords(_ClientKeywords, total=False):
+class _AsyncKeywords(PoolSettings, TransportKeywords, _OfClients, total=False):
     mounts: Mapping[str, httpx.AsyncBaseTransport | None] | None
     transport: httpx.AsyncBaseTransport | None
 

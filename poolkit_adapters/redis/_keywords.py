@@ -85,34 +85,35 @@ class _OfConnections(TypedDict, total=False):
     ssl_ciphers: str | None
 
 
+class _OfPools(TypedDict, total=False):
+    """The arguments of the library's pools, and ``debug``."""
+
+    max_connections: int | None
+    timeout: float | None
+    connection_class: Any
+    queue_class: Any
+    debug: bool
+
+
+class _OfOnePool(TypedDict, total=False):
+    config: PoolConfig | None
+    name: str | None
+    listeners: Iterable[Listener]
+
+
 class ConnectionKeywords(PoolSettings, _OfConnections, total=False):
     """The keywords that a pool takes besides its own."""
 
 
-class GroupKeywords(ClusterSettings, NodePoolSettings, _OfConnections, total=False):
+class GroupKeywords(ClusterSettings, NodePoolSettings, _OfConnections, _OfPools, total=False):
     """The keywords that a group of servers takes besides its own."""
 
-    max_connections: int | None
-    timeout: float | None
-    connection_class: Any
-    queue_class: Any
-    debug: bool
 
-
-class PoolKeywords(ConnectionKeywords, total=False):
+class PoolKeywords(PoolSettings, _OfConnections, _OfPools, _OfOnePool, total=False):
     """The keywords of ``from_url()``."""
 
-    max_connections: int | None
-    timeout: float | None
-    connection_class: Any
-    queue_class: Any
-    config: PoolConfig | None
-    name: str | None
-    listeners: Iterable[Listener]
-    debug: bool
 
-
-class SentinelKeywords(PoolKeywords, total=False):
+class SentinelKeywords(PoolSettings, _OfConnections, _OfPools, _OfOnePool, total=False):
     """The keywords of a pool that asks Sentinel for its server."""
 
     is_master: bool

@@ -11,8 +11,8 @@ from poolkit.events import Listener
 __all__ = ("ManagerKeywords", "PoolKeywords", "ProxyURLKeywords", "URLKeywords")
 
 
-class PoolKeywords(PoolSettings, total=False):
-    """The keywords of a pool that its signature does not list. urllib3's managers pass those with a private name."""
+class _OfConnections(TypedDict, total=False):
+    """The arguments of urllib3's pools and connections. Its managers pass those with a private name."""
 
     headers: Any
     retries: Any
@@ -45,7 +45,7 @@ class _Sizes(TypedDict, total=False):
     block: bool | None
 
 
-class _OfManagers(PoolKeywords, _Sizes, total=False):
+class _OfManagers(TypedDict, total=False):
     num_pools: int
     strict: Any
     proxy_headers: Any
@@ -57,12 +57,6 @@ class _OfManagers(PoolKeywords, _Sizes, total=False):
     password: str | None
 
 
-class ManagerKeywords(_OfManagers, total=False):
-    """The keywords of a manager that its signature does not list. Includes those of a manager for a proxy."""
-
-    proxy_url: str
-
-
 class _Ours(TypedDict, total=False):
     config: PoolConfig | None
     name: str | None
@@ -70,11 +64,21 @@ class _Ours(TypedDict, total=False):
     debug: bool
 
 
-class URLKeywords(PoolKeywords, _Sizes, _Ours, total=False):
+class PoolKeywords(PoolSettings, _OfConnections, total=False):
+    """The keywords of a pool that its signature does not list."""
+
+
+class ManagerKeywords(PoolSettings, _OfConnections, _Sizes, _OfManagers, total=False):
+    """The keywords of a manager that its signature does not list. Includes those of a manager for a proxy."""
+
+    proxy_url: str
+
+
+class URLKeywords(PoolSettings, _OfConnections, _Sizes, _Ours, total=False):
     """The keywords of ``connection_from_url()``."""
 
 
-class ProxyURLKeywords(_OfManagers, _Ours, total=False):
+class ProxyURLKeywords(PoolSettings, _OfConnections, _Sizes, _OfManagers, _Ours, total=False):
     """The keywords of ``proxy_from_url()``."""
 
     max_connections: int | None
