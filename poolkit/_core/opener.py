@@ -99,10 +99,11 @@ class Dialer:
                 return _OTHERS_FIRST
             again = now + breaker.retry_after(now)
             return At(again) if live else Refuse(again)
-        if self.by_caller:
-            return OPEN
+        if self.by_caller and queued_at > -NEVER:
+            return OPEN  # a caller's own connect
         if now < self.retry_at:
-            return Refuse(self.retry_at) if self.hopeless(live, elsewhere=elsewhere) else At(self.retry_at)
+            hopeless = not self.by_caller and self.hopeless(live, elsewhere=elsewhere)
+            return Refuse(self.retry_at) if hopeless else At(self.retry_at)
         if self.rounds and opening:
             return _OTHERS_FIRST  # one connect at a time for all callers, until the server answers again
         return OPEN

@@ -27,9 +27,15 @@ def fail(
 
 
 def ask(
-    dialer: Dialer, now: float = NOW, opening: int = 0, live: int = 1, *, elsewhere: bool = False
+    dialer: Dialer,
+    now: float = NOW,
+    opening: int = 0,
+    live: int = 1,
+    *,
+    elsewhere: bool = False,
+    queued_at: float = -NEVER,
 ) -> Open | At | Refuse:
-    return dialer.may_open(now, opening, live, elsewhere=elsewhere)
+    return dialer.may_open(now, opening, live, elsewhere=elsewhere, queued_at=queued_at)
 
 
 def test_the_first_connects_begin_at_once() -> None:
@@ -77,7 +83,15 @@ def test_after_a_fatal_error_callers_wait_only_for_connections_that_exist(
 def test_callers_that_connect_themselves_do_not_wait_for_the_backoff() -> None:
     dialer = make(by_caller=True)
     fail(dialer)
-    assert ask(dialer, opening=2) is OPEN
+    assert ask(dialer, opening=2, queued_at=NOW) is OPEN
+
+
+def test_beside_them_the_pool_waits_for_the_backoff_with_its_own_connects() -> None:
+    dialer = make(by_caller=True)
+    fail(dialer, fatal=True)
+    assert ask(dialer, live=0) == At(NOW + 1.0)
+    assert ask(dialer, NOW + 1.0, opening=1) == At(NEVER)
+    assert ask(dialer, NOW + 1.0) is OPEN
 
 
 def test_an_open_breaker_lets_one_connect_through_when_its_time_has_come() -> None:

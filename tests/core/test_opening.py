@@ -56,6 +56,33 @@ def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_on
     assert core.endpoint.live + len(opened) == 3
 
 
+def test_while_the_server_is_down_min_size_is_tried_after_a_backoff_where_callers_connect_themselves() -> None:
+    """It was tried again at once, a thousand times a second."""
+    config = PoolConfig(min_size=1, connect_in_caller=True)
+    core = SettlingCore(config, Features(), name="core", barging=0.0, random=lambda: 1.0)
+
+    def ask(now: float) -> Slot:
+        request = Request(core.endpoint, now)
+        request.parker = Sleeper()
+        core.acquire(request, now)
+        assert isinstance(request.outcome, Slot)
+        core.connect_failed(request.outcome, OSError(), Verdict.SUSPECT, now)
+        return request.outcome
+
+    ask(1000.0)
+    assert not [effect for effect in core.take_effects() if effect.do is Do.CONNECT]
+    check(core)
+    again = core.endpoint.dialer.retry_at
+    assert core.due <= again
+    ask(again - 0.01)  # callers do not wait for that
+    do(tick, core, core.endpoint.dialer.retry_at)
+    (effect,) = (effect for effect in core.take_effects() if effect.do is Do.CONNECT)
+    assert effect.slot is not None
+    core.connect_failed(effect.slot, OSError(), Verdict.SUSPECT, core.endpoint.dialer.retry_at)
+    assert not [effect for effect in core.take_effects() if effect.do is Do.CONNECT]
+    check(core)
+
+
 def test_callers_that_share_a_late_connect_get_another_one_beside_it_one_at_a_time() -> None:
     """A lost packet in one connect does not delay all callers that were to share that connection."""
     config = PoolConfig(max_size=4, connect_in_caller=True)
