@@ -13,7 +13,7 @@ from ..policies.retire import expiry
 from . import elastic
 from .machine import Core
 from .repair import audit
-from .slots import CONNECTING, ESTABLISHED, IDLE, Held, Purpose, Slot
+from .slots import CONNECTING, ESTABLISHED, IDLE, Held, Slot
 from .state import Phase
 
 __all__ = (
@@ -44,7 +44,7 @@ def discard_idle(
         }
         for slot in core.slots.living():  # a connect that no caller waits for is closed when it has succeeded
             if slot.pending and slot.generation == slot.endpoint.generation:
-                if slot.purpose is Purpose.DEMAND and wanted.get(slot.endpoint):
+                if slot.for_caller and wanted.get(slot.endpoint):
                     wanted[slot.endpoint] -= 1
                     continue
                 slot.endpoint.connecting -= 1
@@ -183,6 +183,6 @@ def reserve(core: Core, count: int, now: float) -> list[Slot]:
     endpoint = core.endpoint
     have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.slots.living())
     wanted = count - have
-    reserved = [core.slots.open(endpoint, Purpose.FILL, now) for _ in range(wanted) if core.opener.spare_permit()]
+    reserved = [core.slots.open(endpoint, now) for _ in range(wanted) if core.opener.spare_permit()]
     core.touch_all()  # with autoscale, there may now be room for waiting callers, too
     return reserved

@@ -9,7 +9,7 @@ from .effects import Do, Effect
 from .endpoints import Endpoint
 from .machine import Core
 from .repair import audit, next_look, repair, search
-from .slots import CHECKING, IDLE, IN_USE, Held, Purpose, Slot
+from .slots import CHECKING, IDLE, IN_USE, Held, Slot
 from .state import LOOK_EVERY, Phase
 
 __all__ = ("leaks", "pause", "pinged", "tick", "tick_safely")
@@ -146,7 +146,7 @@ def _rotate(core: Core, now: float) -> None:
         )
         if missed and core.opener.may_open(endpoint, now) and core.opener.spare_permit():
             slot.rotating = True
-            successor = core.slots.open(endpoint, Purpose.ROTATE, now)
+            successor = core.slots.open(endpoint, now)
             successor.replaced = slot
             core.effects.append(Effect(Do.CONNECT, successor))
 

@@ -17,7 +17,7 @@ from ..events import CloseReason, EventKind
 from ..policies.connects import Breaker, full_jitter, growth, pace, patience
 from ..policies.retire import NEVER, evictable_at, expiry, rotation_lead
 from .effects import Do, Effect
-from .slots import ESTABLISHED, IDLE, IN_USE, Purpose, Slot, Slots
+from .slots import ESTABLISHED, IDLE, IN_USE, Slot, Slots
 from .state import LOOK_EVERY
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class Opener:
     def open_for(self, endpoint: Endpoint, now: float) -> None:
         """Open a connection for waiting requests. The permit has been taken."""
         queue, behind = endpoint.queue, endpoint.connecting * endpoint.streams
-        slot = self._slots.open(endpoint, Purpose.DEMAND, now)
+        slot = self._slots.open(endpoint, now, for_caller=True)
         if not endpoint.dialer.by_caller:
             self._core.effects.append(Effect(Do.CONNECT, slot, queue.claimant(behind) if queue else None))
         elif (request := queue.first()) is not None:
@@ -276,7 +276,7 @@ class Opener:
             # only min_size is reserved in a budget, so the claim does not include the floor of autoscale
             if not core.capacity.take_minimum(max(0, core.config.min_size - endpoint.live - endpoint.connecting)):
                 return
-            core.effects.append(Effect(Do.CONNECT, slots.open(endpoint, Purpose.FILL, now)))
+            core.effects.append(Effect(Do.CONNECT, slots.open(endpoint, now)))
 
     # -- success ------------------------------------------------------------------------------------------------------
 
@@ -416,8 +416,6 @@ class Opener:
             fatal = verdict is Verdict.FATAL
             if dialer.failed(core.config, core.random, now, fatal=fatal, together=together):
                 core.tell(EventKind.BREAKER_OPENED, now, error=error)
-            if endpoint.requests or slot.purpose is not Purpose.DEMAND:
-                core.want_tick(endpoint, dialer.retry_at)
         if slot.replaced is not None:  # the old connection still exists: try again before it expires
             slot.replaced.rotating = False
             core.want_sweep(max(now, dialer.retry_at))

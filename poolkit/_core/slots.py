@@ -26,7 +26,6 @@ __all__ = (
     "Card",
     "Held",
     "LeaseRecord",
-    "Purpose",
     "Slot",
     "Slots",
     "State",
@@ -67,77 +66,53 @@ ESTABLISHED = frozenset({IDLE, CHECKING, IN_USE, RESETTING})
 """The states of a connection that can be used, now or after it is returned."""
 
 
-class Purpose(Enum):
-    """Why a connection is opened."""
-
-    DEMAND = "demand"
-    FILL = "fill"
-    ROTATE = "rotate"
-
-
 class Slot:
     """One connection: its state, its age, and its uses and busy seconds, which its holder writes."""
 
-    __slots__ = (
+    __slots__ = (  # noqa: RUF023  grouped by who writes them
         "__weakref__",
-        "busy",
-        "capacity",
-        "checked_at",
-        "connection",
-        "dirty",
-        "endpoint",
-        "evicted_for",
-        "expires",
-        "fresh_until",
-        "generation",
-        "holder",
-        "id",
-        "key",
-        "last_used",
-        "leases",
-        "owner",
-        "pending",
-        "place",
-        "purpose",
-        "ready_at",
-        "replaced",
-        "reported",
-        "requested_at",
-        "rotating",
-        "since",
-        "state",
-        "uses",
-    )
+        # constant
+        "endpoint", "for_caller", "id", "requested_at",
+        # written under the lock
+        "capacity", "checked_at", "connection", "evicted_for", "expires", "generation", "key", "owner", "pending",
+        "ready_at", "replaced", "rotating",
+        # written by the thread that has taken it from the idle ones or leases it (ONE-OWNER), otherwise under the lock
+        "busy", "dirty", "fresh_until", "last_used", "leases", "state", "uses",
+        # of its lease, if it has only one (see LeaseRecord)
+        "holder", "place", "reported", "since",
+    )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint, number: int, purpose: Purpose, now: float) -> None:
+    def __init__(self, endpoint: Endpoint, number: int, now: float, *, for_caller: bool = False) -> None:
         self.endpoint = endpoint
         self.id = number
-        self.purpose = purpose
-        self.state = CONNECTING
+        self.requested_at = now
+        self.for_caller = for_caller  # opened because a caller waits
+
         self.generation = endpoint.generation
         self.connection: Any = None
-        self.dirty: bool | BaseException | None = None  # what needs_reset() said at the end of a lease
         self.key = 0  # id(connection): its key in the register of leases while it is leased without a Lease object
-        self.requested_at = now
-        self.ready_at = now
-        self.expires = NEVER  # when its lifetime ends; in the past if its generation is retired
-        self.fresh_until = 0.0  # until then it may be leased without a check
-        self.last_used = now
-        self.checked_at = now  # the last check that passed
-        # of its lease, if it has only one (see LeaseRecord)
-        self.since = now
-        self.leases = 0
         self.capacity = 1
+        self.pending = True  # its connect is in progress (with lazy drivers also while it is in use)
+        self.ready_at = now
+        self.checked_at = now  # the last check that passed
+        self.expires = NEVER  # when its lifetime ends; in the past if its generation is retired
         self.owner: CallerClass | None = None  # the class that it is charged to: that of its first lease
+        self.replaced: Slot | None = None  # the connection that this one is to replace
+        self.rotating = False  # its successor is being opened
+        self.evicted_for: Endpoint | None = None  # it is closed for a request of this other endpoint
+
+        self.state = CONNECTING
+        self.leases = 0
         self.uses = 0
         self.busy = 0.0
+        self.last_used = now
+        self.fresh_until = 0.0  # until then it may be leased without a check
+        self.dirty: bool | BaseException | None = None  # what needs_reset() said at the end of a lease
+
+        self.since = now
         self.holder: Hashable = 0
         self.place: tuple[str, int] | None = None
         self.reported = False
-        self.replaced: Slot | None = None  # the connection that this one is to replace
-        self.rotating = False  # its successor is being opened
-        self.pending = True  # its connect is in progress (with lazy drivers also while it is in use)
-        self.evicted_for: Endpoint | None = None  # it is closed for a request of this other endpoint
 
     @property
     def slot(self) -> Slot:
@@ -222,7 +197,7 @@ class Card(ref[Slot]):
 
     def slot_again(self) -> Slot:
         """Return a new slot for the connection of one that is gone."""
-        slot = Slot(self.endpoint, self.number, Purpose.DEMAND, self.opened_at)
+        slot = Slot(self.endpoint, self.number, self.opened_at)
         slot.retire()
         if self.connection is not None:
             slot.connection = self.connection
@@ -309,10 +284,10 @@ class Slots:
         twin = known() if known is not None else None
         return twin if twin is not None and twin.connection is connection else None
 
-    def open(self, endpoint: Endpoint, purpose: Purpose, now: float) -> Slot:
-        """Create the slot of a connection to be opened. Its permit has been taken."""
+    def open(self, endpoint: Endpoint, now: float, *, for_caller: bool = False) -> Slot:
+        """Create the slot of a connection to be opened, ``for_caller`` because one waits. Its permit has been taken."""
         self._number += 1
-        slot = self._register(Slot(endpoint, self._number, purpose, now))
+        slot = self._register(Slot(endpoint, self._number, now, for_caller=for_caller))
         endpoint.size += 1
         endpoint.connecting += 1
         endpoint.dialer.last_opened_at = now

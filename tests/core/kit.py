@@ -18,8 +18,8 @@ from poolkit._core.overload import NoOverload, Overload
 from poolkit._core.queue import FifoQueue, Queue
 from poolkit._core.queue import Request as Request
 from poolkit._core.service import Service
-from poolkit._core.slots import Purpose, Slots
 from poolkit._core.slots import Slot as Slot
+from poolkit._core.slots import Slots
 from poolkit._core.state import Features, Phase
 from poolkit.config import PoolConfig
 from poolkit.events import EventKind
@@ -103,7 +103,7 @@ def request(ticket: int = 0, at: float = 1000.0) -> Request:
 
 def slot(number: int = 1, at: float = 1000.0) -> Slot:
     """A connection of an endpoint of its own, being opened."""
-    return Slot(endpoint(), number, Purpose.DEMAND, at)
+    return Slot(endpoint(), number, at)
 
 
 class Board:
@@ -176,7 +176,7 @@ class Board:
 
     def open(self, endpoint: Endpoint | None = None, *, capacity: int = 1, at: float = 1000.0) -> Slot:
         """Return a new connection that the core has not examined yet."""
-        made = self.slots.open(endpoint or self.only, Purpose.DEMAND, at)
+        made = self.slots.open(endpoint or self.only, at, for_caller=True)
         self.opener.connected(made, object(), capacity, at)
         self.returned.clear()
         return made

@@ -145,8 +145,8 @@ def test_after_a_failure_the_permit_is_free_and_the_next_attempt_waits_for_the_b
     board.opener.connect_failed(made, OSError("refused"), Verdict.SUSPECT, NOW, lingers=False)
     assert made.state is CLOSED
     assert not board.slots.all
-    assert board.ticks == [NOW + 1.0]
     assert board.opener.wanted(board.only, NOW) == 0
+    assert board.ticks == [NOW + 1.0]  # so settle(), which follows each step, is called again at that time
     assert board.opener.wanted(board.only, NOW + 1.0) == 1
     assert board.last_failed is board.only
     assert EventKind.CONNECT_FAILED in board.told

@@ -8,7 +8,7 @@ from poolkit._core.effects import Do
 from poolkit._core.ledger import Account, BudgetLedger
 from poolkit._core.machine import Core
 from poolkit._core.maintenance import leaks
-from poolkit._core.slots import CLOSED, CLOSING, IN_USE, LeaseRecord, Purpose
+from poolkit._core.slots import CLOSED, CLOSING, IN_USE, LeaseRecord
 from poolkit._core.state import Features
 from poolkit.config import PoolConfig
 from poolkit.events import CloseReason, EventKind
@@ -19,7 +19,7 @@ NOW = 1000.0
 
 def test_a_permit_is_taken_from_the_decision_to_open_until_the_connection_is_closed() -> None:
     board = Board(max_size=2)
-    made = board.slots.open(board.only, Purpose.DEMAND, NOW)
+    made = board.slots.open(board.only, NOW)
     assert board.slots.living() == [made]
     assert (board.only.size, board.only.connecting, board.slots.coming()) == (1, 1, 1)
     closing = board.open()
@@ -109,7 +109,7 @@ def test_the_endpoint_for_which_a_connection_gave_way_is_looked_at_again() -> No
 
 def test_each_lease_of_a_connection_that_lasts_too_long_is_reported_once() -> None:
     core = Core(PoolConfig(leak_after=10.0), Features(), name="core", barging=0.0, random=lambda: 1.0)
-    first = core.slots.open(core.add_endpoint(None), Purpose.DEMAND, NOW)
+    first = core.slots.open(core.add_endpoint(None), NOW)
     first.state, first.since = IN_USE, NOW
     second = LeaseRecord(first)
     second.since = NOW
