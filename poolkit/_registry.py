@@ -6,17 +6,15 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from ._core.slots import Slot
 from ._log import logger
 from .errors import describe, shown
+from .policies.members import snapshot
 from .runtimes.fork import Stage, after_fork
 
-__all__ = ("keep_from_finalizer", "let_go", "live_pools", "pool_name", "register", "snapshot", "watch_pools")
-
-T = TypeVar("T")
-
+__all__ = ("keep_from_finalizer", "let_go", "live_pools", "pool_name", "register", "watch_pools")
 
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
 _pools_lock = threading.Lock()
@@ -26,20 +24,6 @@ _numbers = itertools.count(1)
 _kept_from_finalizers: list[object] = []
 """Connections of a parent process. They are never finalized in the child: the finalizer of a driver's object may send a
 message on a socket that the parent still uses."""
-
-
-def snapshot(things: Iterable[T]) -> list[T]:
-    """Return the members of a weak set, or the keys of a weak dict.
-
-    ``list()`` alone may raise: the garbage collector removes dead members in any thread, even while another thread
-    iterates over them.
-    """
-    for _ in range(100):
-        try:
-            return list(things)
-        except RuntimeError:  # changed size during iteration
-            continue
-    return list(things)
 
 
 def register(pool: Any) -> None:

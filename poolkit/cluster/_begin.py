@@ -6,7 +6,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from .. import _registry
+from ..policies.members import snapshot
 from ..runtimes.fork import Stage, after_fork
 from ._core import ClusterCore
 from ._gate import ClusterGate
@@ -57,7 +57,7 @@ def register(cluster: ClusterShell[Any]) -> None:
 def live_clusters() -> list[ClusterShell[Any]]:
     """All clusters of this process that are not closed."""
     with _clusters_lock:
-        known = _registry.snapshot(_clusters)
+        known = snapshot(_clusters)
     return [cluster for cluster in known if not cluster.closed]
 
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .._log import logger
-from .._registry import live_pools, snapshot, watch_pools
+from .._registry import live_pools, watch_pools
 from ..cluster._begin import live_clusters
 from ..cluster._events import ClusterEvent
 from ..errors import describe, shown
 from ..events import OF_EACH_LEASE, Event, EventKind
+from ..policies.members import snapshot
 from ..runtimes.fork import Stage, after_fork, restart_after_fork
 from ..stats import PoolStats, WindowStats
 from ..telemetry.alerts import Alert, Alerts, live_alerts

@@ -1,11 +1,12 @@
-"""The members of a container that other threads change."""
+"""How to walk a container that other threads change: walk a copy, made by one of these functions."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TypeVar
 
-__all__ = ("members",)
+__all__ = ("members", "snapshot")
 
 T = TypeVar("T")
 
@@ -26,3 +27,17 @@ def members(shared: deque[T]) -> list[T]:
             return list(shared)
         except RuntimeError:
             pass
+
+
+def snapshot(things: Iterable[T]) -> list[T]:
+    """Return the members of a weak set, or the keys of a weak dict.
+
+    ``list()`` alone may raise: the garbage collector removes dead members in any thread, even while another thread
+    iterates over them.
+    """
+    for _ in range(100):
+        try:
+            return list(things)
+        except RuntimeError:  # changed size during iteration
+            continue
+    return list(things)

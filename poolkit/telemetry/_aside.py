@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 
 from .._log import logger
-from .._registry import snapshot
 from ..errors import describe
+from ..policies.members import snapshot
 from ..runtimes.fork import Stage, restart_after_fork
 
 __all__ = ("Aside", "Once")

@@ -14,10 +14,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .._log import logger
-from .._registry import live_pools, snapshot
+from .._registry import live_pools
 from ..errors import ConfigError
 from ..events import EventKind
 from ..policies.hysteresis import Hysteresis
+from ..policies.members import snapshot
 from ..runtimes.fork import Stage, after_fork, restart_after_fork
 from ..stats import PoolStats
 from .families import require

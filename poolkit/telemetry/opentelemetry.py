@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from .._registry import live_pools, snapshot, watch_pools
+from .._registry import live_pools, watch_pools
 from ..errors import MissingExtra, UsageError, masked, said, shown
 from ..events import Event, EventKind, Listener
+from ..policies.members import snapshot
 from ..policies.meters import BOUNDS
 from ..stats import LaneStats, PoolStats
 from ._aside import Aside

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._registry import live_pools, snapshot, watch_pools
+from .._registry import live_pools, watch_pools
 from ..errors import ConfigError, UsageError, describe, said, shown
 from ..events import Event, EventKind
+from ..policies.members import snapshot
 from ..runtimes.fork import Stage, restart_after_fork
 from ._aside import Once
 from .families import FAMILIES, Values, merged, of, require

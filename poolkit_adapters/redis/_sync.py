@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolkit import Pool
 from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
+from poolkit.policies.members import snapshot
 from poolkit.runtimes.fork import Stage, after_fork
 
 from .._time_limits import Watch as TimeLimits
@@ -39,13 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ("PoolkitConnectionPool", "take")
 
-_pools: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_pools: weakref.WeakSet[Any] = weakref.WeakSet()
 _authentications = TimeLimits()
-
-
-def _live() -> list[Any]:
-    """Return all pools. Thread-safe: ``valuerefs()`` is one call in C, while others are created and collected."""
-    return [pool for ref in _pools.valuerefs() if (pool := ref()) is not None]
 
 
 def _checked(watch: ConnectionWatch, seconds: float | None) -> bool:
@@ -63,7 +59,7 @@ def _explain_crossing(pool: PoolkitConnectionPool, error: AcquireTimeout) -> Non
     A pipeline over several nodes takes one connection after the other, in the order of its commands, and gives
     none back before it has all of them.
     """
-    for other in _live():
+    for other in snapshot(_pools):
         engine = other._engine
         if other is pool or not other._of_cluster or engine is None:
             continue
@@ -139,7 +135,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """
         if not hasattr(self, "_lock"):  # redis-py before 6 creates it in this method
             self._lock: Any = threading.RLock()
-        _pools[id(self)] = self
+        _pools.add(self)
         self.pid = os.getpid()
         self._shared.forget()
         old = self._engine
@@ -357,7 +353,7 @@ def _renew(pool: PoolkitConnectionPool) -> None:
 
 
 def _after_fork_in_child() -> None:
-    for pool in _live():
+    for pool in snapshot(_pools):
         _renew(pool)
 
 
