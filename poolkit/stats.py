@@ -274,8 +274,8 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     if copied.leased:
         busy += max(0.0, sum([now - record.since for record in copied.leased]))
     if len(core.all_slots) > len(slots):  # slots are gone, and not reclaimed yet: see repair.audit()
-        uses, busy = max(uses, counts.told[0]), max(busy, counts.told[1])
-    counts.told = uses, busy
+        uses, busy = max(uses, counts.reported[0]), max(busy, counts.reported[1])
+    counts.reported = uses, busy
     taken = Sample(
         now, uses, copied.waits, counts.timeouts, counts.connects, counts.connect_errors, counts.leaks, busy,
         copied.wait, copied.connect, copied.use,

@@ -7,7 +7,7 @@ facts survive: the state of each slot, the idle lists, the leases, and the queue
 :func:`audit` reclaims the slots that the interrupted thread was moving from one place to another. Code that is still
 going to act on a slot refers to it: from a stack, a request's outcome, a job, an effect or a call in the inbox. The
 register refers to it weakly. So no later step can act on a slot without references, and the interpreter reports it
-(:class:`.slots.Card`). This works with and without the GIL.
+(:class:`.slots.SlotRef`). This works with and without the GIL.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _keep_totals(core: Core, now: float) -> None:
     reported: to a monitoring system that would be a restart.
     """
     slots, leased, counts = core.slots.living(), core.leased.copy().values(), core.counts
-    uses, busy = counts.told
+    uses, busy = counts.reported
     counts.uses = max(counts.uses, uses - sum(slot.uses + slot.leases for slot in slots))
     elapsed = sum(max(0.0, now - record.since) for record in leased)
     counts.busy = max(counts.busy, busy - elapsed - sum(slot.busy for slot in slots))

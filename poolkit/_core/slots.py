@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = (
     "ESTABLISHED",
     "TRANSITIONS",
-    "Card",
     "Held",
     "LeaseRecord",
     "Slot",
+    "SlotRef",
     "Slots",
     "State",
 )
@@ -177,17 +177,17 @@ Held = Union["Slot", LeaseRecord]
 """The record of a lease, as the register of leases holds it."""
 
 
-class Card(ref[Slot]):
-    """What the register has of a connection: a weak reference to its slot, and what ends the connection without it.
+class SlotRef(ref[Slot]):
+    """An entry of the register: a weak reference to a slot, and what ends the slot's connection without it.
 
-    When the last reference to the slot is gone, the interpreter calls a method of a deque with the card. That is one
+    When the last reference to the slot is gone, the interpreter calls a method of a deque with this object. That is one
     call in C. A finalizer in Python could be interrupted. The interpreter swallows the exception. Test runners and
     error trackers keep its traceback, and so the slot: its permit would never be free again.
     """
 
     __slots__ = ("closing", "connection", "endpoint", "number", "opened_at")
 
-    def __init__(self, slot: Slot, gone: Callable[[Card], object]) -> None:
+    def __init__(self, slot: Slot, gone: Callable[[SlotRef], object]) -> None:
         super().__init__(slot, gone)  # type: ignore[call-arg]
         self.number = slot.id
         self.endpoint = slot.endpoint
@@ -195,7 +195,7 @@ class Card(ref[Slot]):
         self.connection = slot.connection
         self.closing = slot.state is CLOSING
 
-    def slot_again(self) -> Slot:
+    def new_slot(self) -> Slot:
         """Return a new slot for the connection of one that is gone."""
         slot = Slot(self.endpoint, self.number, self.opened_at)
         slot.retire()
@@ -218,7 +218,7 @@ class Slots:
 
     REFERENCE-IS-CLAIM: this register refers to the slots weakly. Code that is going to act on a slot has a strong
     reference to it: in an idle list, a lease, a request, an effect, a job or on the stack of a thread. So a step that
-    takes a slot claims it at once, and an interrupted thread drops its claim. See :class:`Card`.
+    takes a slot claims it at once, and an interrupted thread drops its claim. See :class:`SlotRef`.
     """
 
     __slots__ = (
@@ -242,8 +242,8 @@ class Slots:
         self._idle = idle
         self._unused = unused
         self._number = 0
-        self._lost: deque[Card] = deque()  # of slots that are gone: the interpreter appends, in any thread
-        self.all: dict[int, Card] = {}  # by number
+        self._lost: deque[SlotRef] = deque()  # of slots that are gone: the interpreter appends, in any thread
+        self.all: dict[int, SlotRef] = {}  # by number
         self.known: dict[int, int] = {}  # id of a connection to the number of the last slot that got it
         self.counts = Counts()
         self.closing = 0
@@ -260,14 +260,14 @@ class Slots:
         """Return slots for the connections whose slots no code refers to any more."""
         found = []
         while self._lost:
-            card = self._lost[0]
-            if self.all.get(card.number) is card:
-                found.append(self._register(card.slot_again()))
-            self._lost.popleft()  # last: if this is interrupted, the next sweep sees the card, or the new one
+            lost = self._lost[0]
+            if self.all.get(lost.number) is lost:
+                found.append(self._register(lost.new_slot()))
+            self._lost.popleft()  # last: if this is interrupted, the next sweep sees this reference, or the new one
         return found
 
     def _register(self, slot: Slot) -> Slot:
-        self.all[slot.id] = Card(slot, self._lost.append)
+        self.all[slot.id] = SlotRef(slot, self._lost.append)
         return slot
 
     def coming(self) -> int:
@@ -296,9 +296,9 @@ class Slots:
 
     def connected(self, slot: Slot, connection: object, now: float) -> None:
         """Store the connection of a slot, which is open since ``now``."""
-        card = self.all[slot.id]
-        card.connection = slot.connection = connection
-        card.opened_at = slot.ready_at = now
+        registered = self.all[slot.id]
+        registered.connection = slot.connection = connection
+        registered.opened_at = slot.ready_at = now
         slot.key = id(connection)
         self.known[slot.key] = slot.id  # the number: a reference would be a claim
 

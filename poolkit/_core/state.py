@@ -42,7 +42,7 @@ class Counts:
 
     __slots__ = (
         "busy", "checks", "closes", "connect_errors", "connects", "failed_checks", "leaks", "overloads",
-        "reclaimed", "timeouts", "told", "uses", "waits",
+        "reclaimed", "reported", "timeouts", "uses", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,5 +53,5 @@ class Counts:
         self.reclaimed = 0  # slots that were reclaimed from interrupted threads
         self.uses = 0  # of connections that are gone; each existing slot counts its own
         self.busy = 0.0
-        self.told: tuple[int, float] = (0, 0.0)  # uses and busy seconds of all connections, as last reported
+        self.reported: tuple[int, float] = (0, 0.0)  # uses and busy seconds of all connections, as last reported
         self.closes: dict[CloseReason, int] = dict.fromkeys(CloseReason, 0)

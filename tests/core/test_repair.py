@@ -13,7 +13,7 @@ from poolkit._core import commands, invariants, repair
 from poolkit._core.effects import Do
 from poolkit._core.machine import Core
 from poolkit._core.queue import Request
-from poolkit._core.slots import CLOSED, IN_USE, Card, Slot
+from poolkit._core.slots import CLOSED, IN_USE, Slot, SlotRef
 from poolkit._core.state import Features, Phase
 from poolkit.stats import parts, take_sample
 from tests.core.kit import SettlingCore, at, do
@@ -135,11 +135,11 @@ def test_a_sweep_that_is_interrupted_is_made_good_by_the_next(monkeypatch: pytes
     core.take_effects()
     del served
 
-    def interrupted(card: Card) -> Slot:
+    def interrupted(lost: SlotRef) -> Slot:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Card, "slot_again", interrupted)
+        patch.setattr(SlotRef, "new_slot", interrupted)
         repair.audit(core, 2.0)
     repair.repair(core, 2.0)
     core.settle(2.0)
