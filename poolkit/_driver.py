@@ -20,7 +20,7 @@ from ._log import logger
 from ._operations import BrokenContract, Operations, broken, returned
 from .connector import Verdict
 from .errors import PoolClosed, describe, name_missing_descriptor, name_own_thread, shown_again
-from .policies.retire import LONGEST, NEVER
+from .policies.retire import NEVER, evictable_at
 from .runtimes.base import AsyncParker, AsyncRuntime, Runtime
 
 if TYPE_CHECKING:
@@ -262,15 +262,17 @@ class Loops:
     def returns(self, home: object) -> None:
         """A connection of the event loop ``home`` is about to be returned.
 
-        The oldest caller in that loop gets it. One in another loop would replace it, and does so only after it has
-        waited for ``LONGEST`` seconds.
+        The oldest caller in that loop gets it. One in another loop would replace it, and does so only once it may close
+        idle connections of others (``evictable_at``).
         """
         self._pool._gate.post(self._prefer, home)
 
     def _prefer(self, home: object) -> None:
         endpoint = self._pool._endpoint
         first: Any = endpoint.queue.first()
-        if first is not None and first.parker.home is not home and self._pool._clock() - first.since <= LONGEST:
+        if first is None or first.parker.home is home:
+            return
+        if self._pool._clock() < evictable_at(waiting_since=first.since):
             _move_first(endpoint, home, endpoint.requests)
 
     def replaced(self, connection: Any, began: float) -> None:

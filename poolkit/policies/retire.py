@@ -1,4 +1,4 @@
-"""When a connection is too old, and when an idle one may be closed for callers of another pool or endpoint."""
+"""When a connection is too old, and when an idle one may be closed for callers of another pool, endpoint or loop."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SETTLED = 0.1
 another one takes milliseconds: a connection that is used again within this time costs less where it is."""
 
 LONGEST = 1.0
-"""Seconds after which a caller may have any idle connection of another pool or endpoint, even one that is in use again
-and again."""
+"""Seconds after which a caller may have any idle connection of another pool, endpoint or event loop, even one that is
+in use again and again."""
 
 
 def expiry(born: float, lifetime: float | None, jitter: float, random: Callable[[], float]) -> float:

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
 import poolkit
-from poolkit import BackoffConfig, BreakerConfig, _driver
+from poolkit import BackoffConfig, BreakerConfig
+from poolkit.policies import retire
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
 from poolkit_adapters.sqlalchemy._greenlets import await_
@@ -533,7 +534,7 @@ def test_a_returned_connection_goes_to_a_caller_of_its_own_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """An older one of another loop would close it and connect once more. It does that when it has waited for long."""
-    monkeypatch.setattr(_driver, "LONGEST", -1.0 if long_waits else PATIENCE)
+    monkeypatch.setattr(retire, "LONGEST", -1.0 if long_waits else PATIENCE)
     engine = create_async_engine(
         postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0, pool_timeout=PATIENCE
     )
