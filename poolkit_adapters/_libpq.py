@@ -18,7 +18,10 @@ from poolkit.runtimes.names import addresses_async, is_name
 
 from ._time_limits import seconds_of
 
-__all__ = ("Hosts", "attempts_of", "hosts_of", "longest", "share")
+__all__ = ("Hosts", "attempts_of", "hosts_of", "longest", "share", "whole_seconds")
+
+_LEAST = 2
+"""The shortest ``connect_timeout`` of libpq, in seconds."""
 
 
 class Hosts:
@@ -108,7 +111,7 @@ def longest(parameters: Mapping[str, Any]) -> float:
         1 if address or not (host in ("", "localhost") or is_name(host)) else 2  # libpq resolves it: IPv6 and IPv4
         for host, address in zip_longest(hosts, addresses, fillvalue="")
     )
-    return math.inf if limit is None else attempts * _rounds(parameters) * max(2, math.ceil(limit))  # as in share()
+    return math.inf if limit is None else attempts * _rounds(parameters) * whole_seconds(limit)
 
 
 def attempts_of(parameters: Mapping[str, Any]) -> int:
@@ -117,12 +120,20 @@ def attempts_of(parameters: Mapping[str, Any]) -> int:
     return (max(given.count(",") for given in places) + 1) * _rounds(parameters)
 
 
+def whole_seconds(seconds: float) -> int:
+    """Return the ``connect_timeout`` for one attempt of ``seconds``: libpq has whole seconds, and waits at least 2."""
+    return max(_LEAST, math.ceil(seconds))
+
+
 def share(parameters: Mapping[str, Any], seconds: float) -> int:
-    """Return the ``connect_timeout`` with which all attempts together take ``seconds``: libpq has it for each of them,
-    in whole seconds, at least 2. Without this, one address that does not answer takes all of the time.
+    """Return the ``connect_timeout`` with which all attempts together take ``seconds``: libpq has it for each of them.
+
+    Without this, one address that does not answer takes all of the time.
     """
     attempts = attempts_of(parameters)
-    return max(2, math.ceil(seconds) if attempts == 1 else int(seconds / attempts))
+    if attempts == 1:
+        return whole_seconds(seconds)
+    return max(_LEAST, int(seconds / attempts))  # rounded down, because the errors of all attempts would add up
 
 
 def _rounds(parameters: Mapping[str, Any]) -> int:

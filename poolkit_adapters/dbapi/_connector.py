@@ -21,9 +21,10 @@ from .._attempts import Attempt, Attempts
 from .._errors import release_locals
 from .._handshake import limit_answers
 from .._hang_up import Connecting, is_reachable
+from .._libpq import whole_seconds
 from .._time_limits import Watch, caller_limit, rest_of, seconds_of, whole_connect
 from ._checks import ServerChecks
-from ._names import look_up
+from ._names import LIBPQ, look_up
 
 __all__ = ("TIMEOUT_ARGUMENTS", "DbapiConnector", "server_of", "timeout_argument")
 
@@ -162,16 +163,19 @@ class DbapiConnector(Connector[Any]):
             return timeout, None
         own = kwargs.get(name)
         if own is None:
-            kwargs.setdefault(name, max(1, round(timeout)))
+            kwargs.setdefault(name, self._in_whole_seconds(timeout))
             return timeout, timeout
         limit = seconds_of(own)
         pool = None if self.pool is None else self.pool()
         left = None if pool is None else caller_limit(pool.config, timeout)
         if left is not None:
-            mine = max(1, round(left))
+            mine = self._in_whole_seconds(left)
             if not limit or mine < limit:  # otherwise the argument stays as it is: libpq takes no float
                 limit = kwargs[name] = mine
         return limit, left
+
+    def _in_whole_seconds(self, seconds: float) -> int:
+        return whole_seconds(seconds) if self.module.__name__ in LIBPQ else max(1, round(seconds))
 
     def connect_bound(self, thread: int, timeout: float | None) -> float | None:
         """See ``poolkit.Connector``. A module without a connect timeout has a limit all the same."""

@@ -16,7 +16,10 @@ from poolkit.runtimes.names import addresses, is_name
 from .._libpq import attempts_of, hosts_of, longest, share
 from .._time_limits import seconds_of
 
-__all__ = ("look_up",)
+__all__ = ("LIBPQ", "look_up")
+
+LIBPQ = ("psycopg", "psycopg2")
+"""Modules that connect through libpq."""
 
 
 def look_up(
@@ -35,7 +38,7 @@ def look_up(
     error of its own for that.
     """
     name = module.__name__
-    if name in ("psycopg", "psycopg2"):
+    if name in LIBPQ:
         parsed = _parsed(module, args)
         hosts = hosts_of({**parsed, **kwargs})
         if hosts is not None:

@@ -14,6 +14,7 @@ from poolkit.config import SettingsBesideSizes, Source, nearest, sources_of
 from poolkit.errors import without_quotes
 from poolkit.settings import combine, layer, layer_of, set_aside
 
+from .._libpq import whole_seconds
 from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default
 from ._errors import InvalidConninfo
 
@@ -167,7 +168,7 @@ def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig) -> Pool
     # it applies to each host; 0 means no limit
     parameters = {**places["conninfo"], **places["kwargs"]}
     hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
-    limit = max(2.0, seconds) * hosts if seconds > 0 else None
+    limit = float(whole_seconds(seconds) * hosts) if seconds > 0 else None
     return combine({"connect_timeout": (limit, Source(f"connect_timeout in {place}", driver=True))}, base=config)
 
 

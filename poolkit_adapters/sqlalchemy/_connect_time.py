@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,23 +15,22 @@ from poolkit import PoolConfig
 
 from .._handshake import Restore, limit_answers
 from .._hang_up import Connecting
-from .._libpq import attempts_of, share
+from .._libpq import attempts_of, share, whole_seconds
 from .._time_limits import seconds_of, whole_connect
 
 __all__ = ("Attempt", "limit_connects", "no_time_limit")
 
 _ARGUMENTS: dict[str, tuple[str, Callable[[float], float]]] = {
-    # libpq and MySQL Connector use whole seconds
-    "psycopg": ("connect_timeout", math.ceil),
-    "psycopg_async": ("connect_timeout", math.ceil),
-    "psycopg2": ("connect_timeout", math.ceil),
+    "psycopg": ("connect_timeout", whole_seconds),
+    "psycopg_async": ("connect_timeout", whole_seconds),
+    "psycopg2": ("connect_timeout", whole_seconds),
     "asyncpg": ("timeout", float),
     "pg8000": ("timeout", float),
     "pymysql": ("connect_timeout", float),
     "aiomysql": ("connect_timeout", float),
     "asyncmy": ("connect_timeout", float),
-    "mysqldb": ("connect_timeout", math.ceil),
-    "mysqlconnector": ("connection_timeout", math.ceil),
+    "mysqldb": ("connect_timeout", math.ceil),  # whole seconds
+    "mysqlconnector": ("connection_timeout", math.ceil),  # whole seconds
 }
 """Known connect timeout arguments of drivers, and a function that converts seconds to their unit."""
 _LIBPQ = ("psycopg", "psycopg_async", "psycopg2")
@@ -107,26 +106,38 @@ def _listener(driver: str, limit: float | None) -> Callable[..., None]:
     argument, unit = _ARGUMENTS[driver]
 
     def set_limit(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]) -> None:
-        own = seconds_of(keywords.get(argument))
-        whole: float | None = None
         attempt = getattr(record, "attempt", None)
-        mine = attempt if isinstance(attempt, Attempt) else None  # else it is a record of another pool, or what a
-        each, time_of_all = unit, limit  # caller of _creator has given
+        if not isinstance(attempt, Attempt):
+            attempt = None  # a record of another pool, or what a caller of _creator has given
+        own = seconds_of(keywords.get(argument))
+        seconds, convert, whole = limit, unit, None
         if driver in _LIBPQ:
-            each = partial(share, keywords)
-            if (attempts := attempts_of(keywords)) > 1:
-                if time_of_all is None and mine is not None and "PGCONNECT_TIMEOUT" not in os.environ:
-                    time_of_all = mine.seconds  # the driver's own limit would be one for each address
-                if own is not None:
-                    whole = attempts * max(2, math.ceil(own))
-                elif time_of_all is not None:
-                    whole = max(time_of_all, attempts * each(time_of_all))
-        if mine is not None:
-            mine.begin(driver, keywords, own, whole)
-            record.begun(mine)
-            if mine.most is not None and mine.most == mine.seconds:
-                keywords[argument] = each(mine.most)
-        if time_of_all is not None:
-            keywords.setdefault(argument, each(time_of_all))
+            convert = partial(share, keywords)
+            seconds, whole = _over_addresses(keywords, own, limit, attempt)
+        if attempt is not None:
+            attempt.begin(driver, keywords, own, whole)
+            record.begun(attempt)
+            if attempt.most is not None and attempt.most == attempt.seconds:
+                keywords[argument] = convert(attempt.most)
+        if seconds is not None:
+            keywords.setdefault(argument, convert(seconds))
 
     return set_limit
+
+
+def _over_addresses(
+    keywords: Mapping[str, Any], own: float | None, limit: float | None, attempt: Attempt | None
+) -> tuple[float | None, float | None]:
+    """Return the seconds that all addresses of libpq's connect share, and those of the whole connect.
+
+    ``own``: the application's limit for each address, if any. ``limit``: the pool's, for all of them. The second result
+    is None if there is one address, or no limit.
+    """
+    attempts = attempts_of(keywords)
+    if attempts == 1:
+        return limit, None
+    if limit is None and attempt is not None and "PGCONNECT_TIMEOUT" not in os.environ:
+        limit = attempt.seconds  # without it, the driver would have its default limit for each address
+    if own is not None:
+        return limit, attempts * whole_seconds(own)
+    return limit, None if limit is None else max(limit, attempts * share(keywords, limit))

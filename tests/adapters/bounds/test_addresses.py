@@ -293,6 +293,22 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next_one(
     assert through(postgres, **limits) == ("2", postgres.host)
 
 
+def through_psycopg(postgres: PostgresServer, **limits: Any) -> Any:
+    dsn = {**postgres.dsn, "host": ANSWERS}
+    with PoolkitConnectionPool("", kwargs=dsn, min_size=0, max_size=1, timeout=PATIENCE, **limits) as pool:
+        with pool.connection() as connection:
+            return _reached(connection)
+
+
+@pytest.mark.parametrize("through", [*THROUGH, through_psycopg], ids=lambda through: through.__name__)
+@pytest.mark.parametrize(("seconds", "given"), [(3.2, "4"), (0.3, "2")])
+def test_a_limit_is_rounded_up_to_the_whole_seconds_of_libpq(
+    through: Callable[..., Any], seconds: float, given: str, postgres: PostgresServer, resolver: Resolver
+) -> None:
+    resolver.addresses = [postgres.host]
+    assert through(postgres, connect_timeout=seconds) == (given, postgres.host)
+
+
 # -- what follows the connect -----------------------------------------------------------------------------------------
 
 
