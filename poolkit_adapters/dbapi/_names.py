@@ -7,7 +7,9 @@ after this function has found that the resolver answers. See :mod:`poolkit.runti
 
 from __future__ import annotations
 
+import importlib
 import math
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +18,7 @@ from poolkit.runtimes.names import addresses, is_name
 from .._libpq import attempts_of, hosts_of, longest, share
 from .._time_limits import seconds_of
 
-__all__ = ("LIBPQ", "look_up")
+__all__ = ("LIBPQ", "look_up", "written")
 
 LIBPQ = ("psycopg", "psycopg2")
 """Modules that connect through libpq."""
@@ -39,7 +41,7 @@ def look_up(
     """
     name = module.__name__
     if name in LIBPQ:
-        parsed = _parsed(module, args)
+        parsed = written(module, args, kwargs)
         hosts = hosts_of({**parsed, **kwargs})
         if hosts is not None:
             hosts.resolve(addresses, seconds)
@@ -64,13 +66,19 @@ def look_up(
     return math.inf if seconds is None else (1 if found is None else len(found)) * seconds
 
 
-def _parsed(module: Any, args: tuple[Any, ...]) -> dict[str, Any]:
-    """Return the parameters of a connection string, or an empty dict if the module does not understand it."""
-    if not args or not isinstance(args[0], str):
+def written(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters in libpq's connection string, or an empty dict if there is none or libpq cannot read it."""
+    text = args[0] if args else kwargs.get("conninfo" if module.__name__ == "psycopg" else "dsn")
+    if module.__name__ not in LIBPQ or not isinstance(text, str):
         return {}
     try:
-        if module.__name__ == "psycopg":
-            return dict(module.conninfo.conninfo_to_dict(args[0]))
-        return dict(module.extensions.parse_dsn(args[0]))
-    except module.Error:
-        return {}
+        return dict(_parser(module.__name__)(text))
+    except (ImportError, module.Error):
+        return {}  # a module that is only named so; an error that the module raises again when it connects
+
+
+def _parser(name: str) -> Callable[[str], dict[str, Any]]:
+    """Return libpq's own parser of connection strings, as the driver offers it."""
+    driver = importlib.import_module("psycopg.conninfo" if name == "psycopg" else "psycopg2.extensions")
+    parse: Callable[[str], dict[str, Any]] = driver.conninfo_to_dict if name == "psycopg" else driver.parse_dsn
+    return parse

@@ -228,6 +228,15 @@ def test_addresses_share_the_time_in_the_dbapi_pool(
     assert keywords["connect_timeout"] == given
 
 
+def test_a_name_in_a_connection_string_given_by_keyword_is_resolved_within_the_limit(
+    postgres: PostgresServer, resolver: Resolver
+) -> None:
+    resolver.addresses = [postgres.host]
+    text = psycopg.conninfo.make_conninfo(**{**postgres.dsn, "host": ANSWERS})
+    with PooledDatabase(psycopg, conninfo=text) as database, database.connect() as connection:
+        assert _reached(connection)[1] == postgres.host
+
+
 @pytest.fixture
 def silent(postgres: PostgresServer, resolver: Resolver) -> Iterator[None]:
     """The name has two addresses; at the first one nobody answers."""

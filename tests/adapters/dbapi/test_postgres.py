@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -105,6 +106,83 @@ def test_connect_timeout_reaches_the_driver(
         with pytest.raises(poolkit.ServerUnavailable, match="timeout expired") as caught:
             db.connect()
     assert isinstance(caught.value, psycopg.OperationalError)
+
+
+def through_string(dsn: str) -> PooledDatabase:
+    return PooledDatabase(psycopg, f"{dsn} connect_timeout=2", acquire_timeout=8)
+
+
+def through_uri(dsn: str) -> PooledDatabase:
+    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    uri = f"postgresql://{given['user']}:{given['password']}@{given['host']}:{given['port']}/{given['dbname']}"
+    return PooledDatabase(psycopg, f"{uri}?connect_timeout=2", acquire_timeout=8)
+
+
+def through_keyword(dsn: str) -> PooledDatabase:
+    return PooledDatabase(psycopg, conninfo=f"{dsn} connect_timeout=2", acquire_timeout=8)
+
+
+def through_psycopg2(dsn: str) -> PooledDatabase:
+    return PooledDatabase(pytest.importorskip("psycopg2"), f"{dsn} connect_timeout=2", acquire_timeout=8)
+
+
+def through_keyword_of_psycopg2(dsn: str) -> PooledDatabase:
+    return PooledDatabase(pytest.importorskip("psycopg2"), dsn=f"{dsn} connect_timeout=2", acquire_timeout=8)
+
+
+def through_environment(dsn: str) -> PooledDatabase:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGCONNECT_TIMEOUT", "2")
+        return PooledDatabase(psycopg, dsn, acquire_timeout=8)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        through_string, through_uri, through_keyword, through_psycopg2, through_keyword_of_psycopg2,
+        through_environment,
+    ],
+    ids=lambda given: given.__name__,
+)  # fmt: skip
+def test_a_connect_timeout_of_libpq_limits_a_connect(
+    given: Callable[[str], PooledDatabase], postgres: PostgresServer, fault_proxy: Callable[[str, int], FaultProxy]
+) -> None:
+    """poolkit's default of 10 s would be longer than the caller waits."""
+    proxy = fault_proxy(postgres.host, postgres.port)
+    with given(psycopg.conninfo.make_conninfo(**{**postgres.dsn, "port": proxy.port})) as db:
+        db.connect().close()
+        db.poolkit.clear()
+        proxy.mode = "silent"
+        with pytest.raises(poolkit.ConnectFailed, match="timeout expired"):
+            db.connect()
+
+
+@pytest.mark.parametrize("settings", [{"connect_timeout": 7}, {"config": poolkit.PoolConfig(connect_timeout=7)}])
+def test_the_pools_own_connect_timeout_replaces_that_of_libpq(
+    settings: dict[str, Any], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "3")
+    text = psycopg.conninfo.make_conninfo(**postgres.dsn, connect_timeout=3)
+    with PooledDatabase(psycopg, text, **settings) as db, db.connect() as connection:
+        assert connection.info.get_parameters()["connect_timeout"] == "7"
+
+
+def test_a_limit_for_every_pool_does_not_replace_that_of_libpq(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POOLKIT_CONNECT_TIMEOUT", "7")
+    text = psycopg.conninfo.make_conninfo(**postgres.dsn, connect_timeout=3)
+    with (
+        PooledDatabase(psycopg, text, config=poolkit.load("orders-db")) as db,
+        db.connect() as connection,
+    ):
+        assert connection.info.get_parameters()["connect_timeout"] == "3"
+
+
+def test_a_string_that_libpq_cannot_read_fails_with_its_message() -> None:
+    with PooledDatabase(psycopg, "host=localhost nonsense", acquire_timeout=8) as db:
+        with pytest.raises(poolkit.ConnectFailed, match="nonsense"):
+            db.connect()
 
 
 def test_a_check_that_gets_no_answer_is_bounded(
