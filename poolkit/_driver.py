@@ -407,7 +407,8 @@ class ThreadDriver(Driver[C]):
         if do is Do.CONNECT:
             if request is None or request.context is None:
                 spawn(self.connect_job, slot)
-            else:  # a new thread starts with an empty context, a new task (of greenlets) with a copy of the current one
+            else:
+                # a new thread starts with an empty context, a new task (of greenlets) with a copy of the current one
                 context = request.context
                 job: tuple[Any, ...] = self.connect_job, slot
                 home = getattr(request.parker, "spawn", None)  # in the caller's event loop, if there are several
@@ -545,7 +546,8 @@ class TaskDriver(Driver[C]):
         if do is Do.CONNECT:
             if request is None or request.context is None:
                 runtime.spawn(self.connect_job, slot)
-            else:  # a copy: a context cannot be entered twice at once, and two connects may be for the same caller
+            else:
+                # a copy: a context cannot be entered twice at once, and two connects may be for the same caller
                 request.context.copy().run(runtime.spawn, self.connect_job, slot)
         elif do is Do.PING:
             runtime.spawn(self._ping_job, slot)

@@ -8,8 +8,9 @@ Pools with many endpoints (``make_keyed_take``) or classes of callers (``make_cl
 functions under the lock. Pools whose listeners want the events of each lease use ``make_telling_take`` without the
 lock. Further features are wrapped around them (``traced``, ``told``, ``unreported``, ``clean``).
 
-``make_acquire``, ``make_release`` and ``make_lease`` contain copies of ``make_take`` and ``make_put``: a call of a
-Python function would cost about a sixth of the whole pair.
+The functions repeat lines of each other, and ``make_acquire``, ``make_release`` and ``make_lease`` contain copies of
+``make_take`` and ``make_put``. A helper for these lines would be a call of a Python function, about a sixth of the cost
+of the whole pair. Several pairs would then execute more bytecodes than ``tests/test_hot_paths.py`` allows.
 
 A cycle needs a pop and an append, and two readings of the clock (time idle, time in use). It sets six fields of the
 slot: the holder, the start, the uses and the durations. It also needs an entry in the register of leases, which shows

@@ -210,9 +210,8 @@ def _subclass(driver: type[BaseException], base: type[PoolError], body: dict[str
     try:
         # the driver's class first, because its methods create, show and reduce the instances
         made = types.new_class(driver.__name__, (driver, base), {}, lambda space: space.update(body))
-        made.__module__ = (
-            driver.__module__
-        )  # afterwards: asyncpg refuses a second class with the same name in its module
+        # afterwards: asyncpg refuses a second class with the same name in its module
+        made.__module__ = driver.__module__
     except Exception:  # noqa: BLE001  incompatible layouts; foreign metaclasses and __init_subclass__
         return None
     return made

@@ -334,9 +334,8 @@ def shapes() -> dict[str, Shape]:
         return ordered
 
     def levels(name: str) -> int:
-        own = [
-            base for base in bases(name) if not base.startswith("poolkit/errors.py")
-        ]  # errors are meant to be a tree
+        # errors are meant to be a tree
+        own = [base for base in bases(name) if not base.startswith("poolkit/errors.py")]
         return max((1 + levels(base) for base in own), default=0)
 
     return {

@@ -63,9 +63,9 @@ class NamesBackend(httpcore.NetworkBackend):
             raise _failed(error) from error
         if found is None:
             return self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
-        left, tell = _left(timeout, begun), ON_ADDRESSES.get()
-        if tell is not None:
-            tell(len(found))
+        left, report = _left(timeout, begun), ON_ADDRESSES.get()
+        if report is not None:
+            report(len(found))
         for address in found[:-1]:
             try:
                 return self._backend.connect_tcp(address, port, left, local_address, socket_options)

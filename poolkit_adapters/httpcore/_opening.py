@@ -230,8 +230,8 @@ def _limit(owner: Any, asked: Mapping[str, Any], timeout: float | None) -> float
 
 def error_of_wait(error: Any, table: Any) -> Any:
     """Return an error of the engine as the adapter's: for a failed connect, a copy of what that has raised."""
-    told = of_connect(error)
-    return table.adapted(error) if told is None else told
+    failed = of_connect(error)
+    return table.adapted(error) if failed is None else failed
 
 
 # -- httpcore's connections --------------------------------------------------------------------------------------------

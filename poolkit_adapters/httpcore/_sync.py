@@ -52,12 +52,12 @@ class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link])
         link = opening.link
         if opening.part is None:
             return link
-        told = None
+        token = None
         try:
             with self._attempts.under_way() as attempt:
                 if opening.limit is not None:
                     attempt.extend(self.opener.longest(opening))
-                    told = ON_ADDRESSES.set(lambda count: attempt.extend(self.opener.longest(opening, count)))
+                    token = ON_ADDRESSES.set(lambda count: attempt.extend(self.opener.longest(opening, count)))
                 attempt.opening(partial(shut, link))
                 opening.part.handle_request(opening.request())
             if opening.finish():
@@ -68,8 +68,8 @@ class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link])
             raised = self.opener.error(error)
             raise raised from raised.__cause__
         finally:
-            if told is not None:
-                ON_ADDRESSES.reset(told)
+            if token is not None:
+                ON_ADDRESSES.reset(token)
         return link
 
     def close(self, connection: _Link) -> None:

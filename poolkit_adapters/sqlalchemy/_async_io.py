@@ -243,9 +243,8 @@ class GreenletIO:
         if loop is None:
             self._terminate(connection)
         else:
-            loop.call_soon(
-                self._terminate, connection
-            )  # outside this greenlet: inside one, the dialect would try to wait
+            # outside this greenlet: inside one, the dialect would try to wait
+            loop.call_soon(self._terminate, connection)
 
     def _end_at_home(self, connection: Any) -> None:
         """End the connection. Runs in its loop."""

@@ -412,9 +412,8 @@ class CoreSimulation:
             self._check_settled()
             invariants.check(self.core)
             if chosen != "command":
-                check_growth(
-                    self.core, before, max(most, self.core.limit)
-                )  # an elastic limit may change after the growth
+                # an elastic limit may change after the growth
+                check_growth(self.core, before, max(most, self.core.limit))
             self.overloads = max(self.overloads, self.core.counts.overloads)
             self.peak = max(self.peak, self.core.limit)  # a lowered limit still finds connections in use
             assert len(self.core.all_slots) <= self.peak, "more connections than max_size"

@@ -105,9 +105,8 @@ def test_cancelled_at_any_moment_under_asyncio(
                 for _ in range(ticks):
                     await asyncio.sleep(0)
                 pending = set(tasks)
-                while (
-                    pending
-                ):  # anyio may lose a cancellation at the moment of success (Python 3.10, or anyio before 4.16)
+                # anyio may lose a cancellation at the moment of success (Python 3.10, or anyio before 4.16)
+                while pending:
                     for task in pending:
                         task.cancel()
                     _, pending = await asyncio.wait(pending, timeout=0.3)
