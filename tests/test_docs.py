@@ -21,8 +21,9 @@ import io
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -162,27 +163,46 @@ def test_every_number_and_every_kind_of_event_is_explained() -> None:
 
 
 def lines_logged() -> list[tuple[str, list[str]]]:
-    """Return each warning or error that poolkit logs: its place, and the parts of its text between placeholders."""
+    """Return each warning or error that poolkit and its adapters log, to any logger: its place, and the parts of its
+    text between placeholders.
+    """
+    paths = [path for package in ("poolkit", "poolkit_adapters") for path in sorted((ROOT / package).rglob("*.py"))]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    texts: dict[str, str] = {}  # of constants that a call names
+    for node in chain.from_iterable(map(ast.walk, trees.values())):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                texts[name] = text
     found = []
-    for path in sorted((ROOT / "poolkit").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
             match node:
                 case ast.Call(
-                    func=ast.Attribute(value=ast.Name(id="logger"), attr="warning" | "error" | "exception"),
-                    args=[ast.Constant(value=str(text)), *_],
-                ):
-                    parts = [part.strip(" ,(") for part in re.split(r"%(?:\.\d)?[a-z]|[;:]", text)]
-                    found.append(
-                        (f"{path.relative_to(ROOT).as_posix()}:{node.lineno}", [each for each in parts if each])
-                    )
+                    func=ast.Attribute(value=logger, attr="warning" | "error" | "exception"), args=[first, *_]
+                ) if ast.unparse(logger).lower().endswith("logger"):
+                    place = f"{path.relative_to(ROOT).as_posix()}:{node.lineno}"
+                    found.append((place, _parts(first, texts, place)))
     return found
+
+
+def _parts(message: ast.expr, texts: Mapping[str, str], place: str) -> list[str]:
+    match message:
+        case ast.Constant(value=str(text)):
+            pass
+        case ast.Name(id=name) if name in texts:
+            text = texts[name]
+        case _:
+            raise AssertionError(f"{place}: the text of this line is neither a literal nor a constant")
+    parts = (part.strip(" ,(") for part in re.split(r"%(?:\.\d)?[a-z]|[;:]", text))
+    return [each for each in parts if each]
 
 
 def test_every_warning_and_error_in_the_log_is_explained() -> None:
     """A line without a text of its own ("%s: %s") is composed elsewhere, and is not looked for."""
     page = (DOCS / "guides" / "problems.md").read_text(encoding="utf-8").partition("## Log lines")[2]
     lines = lines_logged()
-    assert len(lines) > 30
+    assert len(lines) > 50
+    assert {place.split("/")[1] for place, _ in lines} >= {"asyncpg", "psycopg", "sqlalchemy", "cluster", "fleet"}
     for place, parts in lines:
         starts = [" ".join(part.removeprefix("poolkit: ").split()[:3]) for part in parts]
         assert not parts or any(len(start) >= 8 and start in page for start in starts), f"{place}: {parts}"
