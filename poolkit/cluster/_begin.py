@@ -55,7 +55,7 @@ def register(cluster: ClusterShell[Any]) -> None:
 
 
 def live_clusters() -> list[ClusterShell[Any]]:
-    """All clusters of this process that are not closed."""
+    """Return all clusters of this process that are not closed."""
     with _clusters_lock:
         known = snapshot(_clusters)
     return [cluster for cluster in known if not cluster.closed]

@@ -191,7 +191,7 @@ class ClusterConfig:
         return replace(self, **changes)
 
     def balancer(self) -> Balancer:
-        """The balancer that ``balance`` names."""
+        """Return the balancer that ``balance`` names."""
         return BALANCERS[self.balance]() if isinstance(self.balance, str) else self.balance
 
 

@@ -95,7 +95,7 @@ class ClusterCore:
             self.tick_at(now + RECHECK_INTERVAL)
 
     def abandon(self, request: NodeRequest, now: float, *, timed_out: bool = False) -> None:
-        """The caller has given up: free the capacity that its request was assigned."""
+        """Remove the request of a caller that has given up, and free the capacity that it was assigned."""
         self.timeouts += timed_out
         outcome = request.outcome
         self.requests.remove(request)
@@ -113,18 +113,18 @@ class ClusterCore:
             self.requests.serve_node(entry, now)
 
     def succeeded(self, entry: NodeEntry, ticket: int, duration: float, now: float) -> None:
-        """A lease has ended without an error that is the node's fault."""
+        """End a lease that had no error, or none that is the node's fault."""
         if entry.failures or entry.ejections:
             self.health.recovered(entry, now)
         self._ended(entry, ticket, duration, False, now)
 
     def failed(self, entry: NodeEntry, ticket: int, error: BaseException, duration: float, now: float) -> None:
-        """A lease could not be opened, or its connection broke: count a failure of the node."""
+        """End a lease that could not be opened or whose connection broke, and count a failure of the node."""
         self.health.count_failure(entry, error, now)
         self._ended(entry, ticket, duration, True, now)
 
     def wrong_server(self, entry: NodeEntry, ticket: int, error: BaseException, duration: float, now: float) -> None:
-        """The node answered that it does not have the expected role: look up the roles of all nodes again."""
+        """End a lease whose server does not have the expected role, and look up the roles of all nodes again."""
         entry.last_error = remembered(error)
         if self.asks_roles:
             self.roles.note(entry, None, now)
@@ -174,16 +174,16 @@ class ClusterCore:
         self.due = min(self.due, at)
 
     def find_again(self, at: float) -> None:
-        """The discovery is due at ``at``."""
+        """Call the discovery at the time ``at``."""
         self.find_at = at
         self.tick_at(at)
 
     def probed(self, entry: NodeEntry, error: BaseException | None, role: str | None, now: float) -> None:
-        """A probe has ended; it succeeded if ``error`` is None."""
+        """Record the end of a probe, which succeeded if ``error`` is None."""
         self.health.probed(entry, error, role, now)
 
     def role_found(self, entry: NodeEntry, error: BaseException | None, role: str | None, now: float) -> None:
-        """A lookup of the node's role has ended."""
+        """Record the result of a lookup of the node's role."""
         self.roles.answered(entry, now)
         if error is not None:
             self.health.count_failure(entry, error, now)
@@ -236,7 +236,7 @@ class ClusterCore:
         self.requests.settle(now)
 
     def drained(self, entry: NodeEntry) -> None:
-        """A removed node is drained: forget it."""
+        """Forget a removed node that is drained."""
         if entry in self.draining:
             self.draining.remove(entry)
 

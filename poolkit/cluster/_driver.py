@@ -249,7 +249,7 @@ class TaskNodeDriver(Generic[C]):
 
 
 def _role_after(cluster: ClusterShell[Any], entry: NodeEntry, error: BaseException | None, role: str | None) -> None:
-    """A lookup of a node's role has ended. A timeout of a busy pool changes nothing."""
+    """Report the result of a lookup of a node's role to the core. A timeout of a busy pool changes nothing."""
     if isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable):
         error, role = None, entry.known_role
     cluster._gate.step(cluster._core.role_found, entry, error, role, cluster._clock())

@@ -38,7 +38,7 @@ class LeaseEndings:
         return lease
 
     def end(self, core: ClusterCore, entry: NodeEntry, ticket: int, error: BaseException | None, since: float) -> None:
-        """A lease has ended: free its capacity and judge the node by the error. Never waits."""
+        """Free the capacity of a lease that has ended, and judge the node by its error. Never waits."""
         cluster = self._cluster
         if core is not cluster._core:
             return  # a lease of the parent process, or of an event loop that has ended
@@ -72,8 +72,8 @@ class LeaseEndings:
         return verdict if isinstance(verdict, Verdict) else Verdict.DISCARD
 
     def dropped(self, core: ClusterCore, entry: NodeEntry, ticket: int) -> None:
-        """A lease was dropped without close(). Called by a finalizer, so it takes no lock: the next thread that takes
-        the lock frees the capacity. Waiting callers are woken, so that one of them takes it.
+        """Report a lease that was dropped without close(). Called by a finalizer, so it takes no lock: the next thread
+        that takes the lock frees the capacity. Waiting callers are woken, so that one of them takes the lock.
         """
         cluster = self._cluster
         if core is not cluster._core:

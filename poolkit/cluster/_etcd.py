@@ -248,7 +248,7 @@ def _shut(sock: socket.socket) -> None:
 
 
 def _ends_watch(line: bytes, revision: int) -> bool:
-    """Whether a message of a watch says that all keys are to be read again."""
+    """Return whether a message of a watch says that all keys are to be read again."""
     result = json.loads(line).get("result", {})
     if result.get("canceled") or result.get("events"):  # "canceled": the revision was compacted
         return True

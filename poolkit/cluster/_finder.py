@@ -77,7 +77,7 @@ class Finder:
         cluster._gate.step(cluster._core.find_again, NEVER if found.again is None else cluster._clock() + found.again)
 
     def answered(self, found: Found | None, error: BaseException | None) -> None:
-        """A call of ``find`` in the background has ended."""
+        """Handle the result of a call of ``find`` in the background."""
         cluster = self._cluster
         if cluster.closed:
             return
@@ -91,7 +91,7 @@ class Finder:
         cluster._gate.keep_time()
 
     def _failed(self, error: BaseException) -> None:
-        """Keep the nodes, report the error once."""
+        """Keep the nodes, and report the error once."""
         cluster = self._cluster
         text = describe(error)
         if text != self._complaint:  # log the same failure once, not at each attempt

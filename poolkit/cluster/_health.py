@@ -26,7 +26,7 @@ class Health:
         self._core = core
 
     def count_failure(self, entry: NodeEntry, error: BaseException, now: float) -> None:
-        """The node has failed with this error."""
+        """Count a failure of the node, and eject the node if that is due."""
         cause = error.__cause__ or error
         entry.last_error = remembered(cause)
         if entry.state is not USABLE or cause.__dict__.get(_COUNTED) == entry.failure_streak:
@@ -37,7 +37,7 @@ class Health:
         self.eject_if_due(entry, error, now)
 
     def recovered(self, entry: NodeEntry, now: float) -> None:
-        """A node that had failed has served a lease."""
+        """Record that a node which had failed has served a lease."""
         if entry.failures:
             entry.failures, entry.failure_streak = 0, next(failure_streaks)
         if entry.ejections and entry.state is USABLE and now - entry.since > self._core.config.eject_max:
@@ -85,7 +85,7 @@ class Health:
         entry.asking = core.asks_roles
 
     def probed(self, entry: NodeEntry, error: BaseException | None, role: str | None, now: float) -> None:
-        """A probe has ended; it succeeded if ``error`` is None."""
+        """Record the end of a probe, which succeeded if ``error`` is None."""
         core = self._core
         entry.asking = False
         if entry.state is not PROBING:

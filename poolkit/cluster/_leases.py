@@ -45,7 +45,7 @@ class _LeaseBase(Generic[C]):
         return self._entry.node
 
     def _given(self) -> C:
-        """The connection. Raises :class:`~poolkit.NotLeased` if the lease is closed."""
+        """Return the connection. Raises :class:`~poolkit.NotLeased` if the lease is closed."""
         if self._inner is None:
             raise self._cluster._translated(NotLeased(f"{self._cluster.name}: the lease is closed"))
         return self.connection

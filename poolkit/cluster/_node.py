@@ -75,7 +75,7 @@ class Node:
         return f"Node({values})"
 
     def same_endpoint(self, other: Node) -> bool:
-        """Whether connections to one node can be used for the other."""
+        """Return whether connections to one node can be used for the other."""
         return (self.name, self.address, dict(self.params)) == (other.name, other.address, dict(other.params))
 
 

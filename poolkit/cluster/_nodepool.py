@@ -37,7 +37,7 @@ class NodePool:
         raise NotImplementedError
 
     def limited(self, connection: Any, timeout: float) -> AbstractContextManager[object]:
-        """A block that asks ``connection``, of a lease, for the node's role and must be over in ``timeout`` seconds.
+        """Limit a block that asks a leased connection for the node's role to ``timeout`` seconds.
 
         A :class:`Cluster` calls this, because its threads cannot be interrupted. An override shuts the connection's
         socket down when the time is up. This default sets no limit, so ``role_of`` needs a timeout of its own. An

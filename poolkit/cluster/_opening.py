@@ -60,7 +60,7 @@ class LeaseOpener:
         return now
 
     def expire(self, core: ClusterCore, request: NodeRequest, now: float) -> AcquireTimeout | None:
-        """The deadline has passed: return the error, or None if the request was just served. Called under the lock."""
+        """Return the error of a request after its deadline, or None if it was just served. Called under the lock."""
         if request.outcome is not None:
             return None
         ahead = sum(other.ticket < request.ticket for queue in core.requests.queues.values() for other in queue)
@@ -71,7 +71,7 @@ class LeaseOpener:
         )
 
     def failed(self, request: NodeRequest, entry: NodeEntry, error: BaseException, spent: float, late: bool) -> bool:
-        """The node's pool gave no lease. Return whether another node may be tried."""
+        """Record that the node's pool gave no lease. Return whether another node may be tried."""
         cluster = self._base
         core, now = cluster._core, cluster._clock()
         request.tried = {*request.tried, entry}

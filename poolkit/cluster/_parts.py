@@ -129,10 +129,10 @@ class NodeRequest:
         self.parker: Parker | None = None
 
     def accepts(self, entry: NodeEntry) -> bool:
-        """Whether the node may serve the request once it is usable."""
+        """Return whether the node may serve the request once it is usable."""
         return entry not in self.tried and has_role(entry, self.role)
 
 
 def has_role(entry: NodeEntry, role: str | None) -> bool:
-    """Whether the node has the wanted role; "prefer-X" and None accept any."""
+    """Return whether the node has the wanted role; "prefer-X" and None accept any."""
     return role is None or entry.known_role == role or role.startswith("prefer-")

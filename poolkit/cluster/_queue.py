@@ -35,7 +35,7 @@ class RequestQueue:
                 queue.move_to_end(other)
 
     def must_fail(self, request: NodeRequest, now: float) -> bool:
-        """Whether no node can serve the request, and none is expected to within ``wait_for_node``."""
+        """Return whether no node can serve the request, and none is expected to within ``wait_for_node``."""
         if now < request.since + self._core.config.wait_for_node and not request.tried:
             self._core.tick_at(request.since + self._core.config.wait_for_node)
             return False

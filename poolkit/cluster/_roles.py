@@ -61,7 +61,7 @@ class Roles:
         core.tick_at(self.search_at)
 
     def answered(self, entry: NodeEntry, now: float) -> None:
-        """A lookup of the node's role has ended; the next one is due after ``role_interval``."""
+        """Record the end of a lookup of the node's role. The next one is due after ``role_interval``."""
         entry.asking = False
         entry.checked_at = now
         self._core.tick_at(now + self._core.config.role_interval)

@@ -33,7 +33,7 @@ C = TypeVar("C")
 
 
 def _unchanged(error: BaseException) -> BaseException:
-    """The error as it is."""
+    """Return the error as it is."""
     return error
 
 

@@ -80,7 +80,7 @@ class Tiers:
         return moved
 
     def use(self, entry: NodeEntry, tier: int) -> float:
-        """The average number of leases as a share of the node's capacity in that tier (of 1, if there is no limit)."""
+        """Return the average number of leases as a share of the node's capacity in that tier (no limit: as of 1)."""
         load = entry.load or 0.0
         fits = self.fits(entry, tier)
         return min(1.0, load) if fits == math.inf else load / max(1.0, fits)

@@ -112,7 +112,7 @@ async def _send(response: Response, send: Send) -> None:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body; of a body that is too long, only enough to detect that."""
+    """Return the whole body; of a body that is too long, only enough to detect that."""
     found: bytes = b""
     while True:
         message = await receive()

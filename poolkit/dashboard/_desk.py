@@ -69,16 +69,16 @@ class Source(Protocol):
     """The origin of the pools that are shown: this process or other processes."""
 
     def state(self) -> dict[str, Any]:
-        """A snapshot (see :mod:`poolkit.dashboard._state`). Raises Refused."""
+        """Return a snapshot (see :mod:`poolkit.dashboard._state`). Raises Refused."""
 
     def history(self) -> dict[str, Any]:
-        """The history of each pool. Raises Refused."""
+        """Return the history of each pool. Raises Refused."""
 
     def detail(self, pool: str) -> dict[str, Any]:
-        """The details of one pool, by its id. Raises Refused."""
+        """Return the details of one pool, by its id. Raises Refused."""
 
     def mark(self) -> object:
-        """A value that changes when a pool is created or closed. None: snapshots must not be shared."""
+        """Return a value that changes when a pool is created or closed. None: snapshots must not be shared."""
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
         """Perform the action and return a description of it. Raises Refused."""
@@ -133,7 +133,7 @@ class _Shared:
         self._until = 0.0
 
     def get(self) -> bytes:
-        """Errors of ``make`` are not kept."""
+        """Return the snapshot. An error of ``make`` is not kept."""
         if self._pid != os.getpid():  # in a forked child: the lock may be held by a thread of the parent
             self._begin()
         mark = self._mark()
@@ -188,12 +188,12 @@ class Desk:
 
     @staticmethod
     def busy() -> Response:
-        """The response to a request above the limit of concurrent requests."""
+        """Return the response to a request above the limit of concurrent requests."""
         return _refusal(503, "too many requests at once; try again", {"retry-after": "1"})
 
     @staticmethod
     def late() -> Response:
-        """The response to a client that takes too long to send its request."""
+        """Return the response to a client that takes too long to send its request."""
         return _refusal(408, "the request took too long", {"connection": "close"})
 
     def _answer(self, request: Request, extra: dict[str, str]) -> tuple[int, str, bytes]:
@@ -278,7 +278,7 @@ def _refuse_foreign(request: Request) -> None:
 
 
 def _options(body: bytes, action: str) -> dict[str, Any]:
-    """The options of an action. Raises Refused if they are invalid."""
+    """Return the options of an action. Raises Refused if they are invalid."""
     try:
         options = json.loads(body or b"{}")
     except (ValueError, RecursionError):
@@ -301,7 +301,7 @@ def _is_authority(text: str) -> bool:
 
 
 def _is_address(host: str) -> bool:
-    """Whether the host is an IP address. These are always allowed: DNS rebinding needs a name."""
+    """Return whether the host is an IP address. These are always allowed: DNS rebinding needs a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -22,19 +22,19 @@ class Local:
         self._service = _checked_name(service)
 
     def state(self) -> dict[str, Any]:
-        """A snapshot of all pools of this process."""
+        """Return a snapshot of all pools of this process."""
         return state_of(self.recorder, actions=self._actions, service=self._service)
 
     def history(self) -> dict[str, Any]:
-        """The history of each pool."""
+        """Return the history of each pool."""
         return history_of(self.recorder)
 
     def detail(self, pool: str) -> dict[str, Any]:
-        """The details of one pool. Raises Refused if there is no such pool."""
+        """Return the details of one pool. Raises Refused if there is no such pool."""
         return detail_of(self._pool(pool), pool)
 
     def mark(self) -> object:
-        """A value that changes when a pool is created or closed."""
+        """Return a value that changes when a pool is created or closed."""
         return frozenset((self.recorder.id_of(pool), pool.closed) for pool in self.recorder.pools())
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:

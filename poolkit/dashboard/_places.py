@@ -19,7 +19,7 @@ __all__ = ("directory", "is_served", "live_sockets", "socket_of", "sweep")
 
 
 def directory(uid: int | None = None, *, make: bool = False) -> Path:
-    """The directory of a user (None: the current user), which no other user can read or write.
+    """Return the directory of a user (None: the current user), which no other user can read or write.
 
     Raises ConfigError if another user could: that user then created the directory and controls its content.
     """
@@ -39,7 +39,7 @@ def directory(uid: int | None = None, *, make: bool = False) -> Path:
 
 
 def socket_of(pid: int) -> Path:
-    """The socket of a process, if it listens; root also finds the sockets of other users' processes."""
+    """Return the socket of a process, if it listens; root also finds the sockets of other users' processes."""
     try:
         owner = Path(f"/proc/{pid}").stat().st_uid
     except OSError:  # there is no such process, or no such file system
@@ -52,20 +52,20 @@ BEGINS = 60.0
 
 
 def live_sockets() -> list[Path]:
-    """The sockets of this user's listening processes, by pid. Removes sockets that killed processes have left."""
+    """Return the sockets of this user's listening processes, by pid. Removes those that killed processes have left."""
     found = [path for path in directory().glob("*.sock") if path.stem.isdigit()]
     return sorted((path for path in found if _listening(path)), key=lambda path: int(path.stem))
 
 
 def _listening(path: Path) -> bool:
-    """Whether a process listens on the socket. If none does, the socket is removed, unless its process may be about to
-    listen: it binds the socket before that, and without the file no client would find it.
+    """Return whether a process listens on the socket. If none does, the socket is removed, unless its process may be
+    about to listen: it binds the socket before that, and without the file no client would find it.
     """
     return is_served(path) if _begins(path) else not sweep(path)
 
 
 def _begins(path: Path) -> bool:
-    """Whether the process after which a socket is named exists, and has bound it less than ``BEGINS`` seconds ago."""
+    """Return whether the process that a socket is named after exists, and bound it less than ``BEGINS`` seconds ago."""
     try:
         os.kill(int(path.stem), 0)
     except (ProcessLookupError, OverflowError):
@@ -87,7 +87,7 @@ def sweep(path: Path) -> bool:
 
 
 def is_served(path: Path) -> bool:
-    """Whether a process listens on the socket. Raises OSError if that cannot be determined."""
+    """Return whether a process listens on the socket. Raises OSError if that cannot be determined."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

@@ -171,7 +171,7 @@ class Recorder:
     # -- the history ------------------------------------------------------------------------------------------------
 
     def id_of(self, pool: Any) -> str:
-        """The id of a pool among those of all processes of the machine, because two pools may have the same name."""
+        """Return the id of a pool, unique among all processes of the machine: two pools may have the same name."""
         with self._lock:
             number = self._numbers.get(pool)
             if number is None:
@@ -179,7 +179,7 @@ class Recorder:
         return f"{os.getpid()}-{number}"
 
     def history(self) -> dict[str, list[Point]]:
-        """The points of each live pool, the oldest first, by its id."""
+        """Return the points of each live pool, the oldest first, by its id."""
         with self._lock:
             kept = {pool: list(self._history[pool]) for pool in snapshot(self._history)}
         return {self.id_of(pool): points for pool, points in kept.items() if not pool.closed}

@@ -67,15 +67,15 @@ class Remote:
         return self._url is not None
 
     def state(self) -> dict[str, Any]:
-        """Its snapshot. Raises Refused if nothing listens, another server answers, or the answer takes too long."""
+        """Return its snapshot. Raises Refused if nothing listens, another server answers, or the answer is too late."""
         return self._ask("GET", "/api/state")
 
     def history(self) -> dict[str, Any]:
-        """The history of its pools."""
+        """Return the history of its pools."""
         return self._ask("GET", "/api/history")
 
     def detail(self, pool: str) -> dict[str, Any]:
-        """The details of one of its pools."""
+        """Return the details of one of its pools."""
         return self._ask("GET", f"/api/pools/{quote(pool, safe='')}")
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
@@ -137,11 +137,11 @@ class Everybody:
         self._homes: dict[str, Remote] = {}  # of each pool in the last state, by its id
 
     def remotes(self) -> list[Remote]:
-        """The processes that are read. Raises ConfigError for a directory that does not belong to this user."""
+        """Return the processes that are read. Raises ConfigError for a directory that does not belong to this user."""
         return self._named or [Remote(str(path), name=f"process {path.stem}") for path in live_sockets()]
 
     def state(self) -> dict[str, Any]:
-        """Their combined snapshot, which names processes that do not answer. Raises Refused if none answers."""
+        """Return their combined snapshot, which names processes that do not answer. Raises Refused if none answers."""
         remotes = self.remotes()
         found = _all(Remote.state, remotes)
         states = [one for one in found if not isinstance(one, PoolError)]
@@ -159,13 +159,13 @@ class Everybody:
         return total
 
     def history(self) -> dict[str, Any]:
-        """The history of all their pools."""
+        """Return the history of all their pools."""
         found = [one for one in _all(Remote.history, self.remotes()) if not isinstance(one, PoolError)]
         pools = {name: points for one in found for name, points in one["pools"].items()}
         return {"interval": max((one["interval"] for one in found), default=0), "pools": pools}
 
     def detail(self, pool: str) -> dict[str, Any]:
-        """The details of one pool, from the process that owns it. Raises Refused if no process has it."""
+        """Return the details of one pool, from the process that owns it. Raises Refused if no process has it."""
         if pool not in self._homes:
             self.state()
         home = self._homes.get(pool)
@@ -174,7 +174,7 @@ class Everybody:
         return home.detail(pool)
 
     def mark(self) -> object:
-        """None: each process shares its own snapshot, and only a request shows whether the process still exists."""
+        """Return None: each process shares its own snapshot, and only a request shows whether it still exists."""
         return None
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
@@ -199,7 +199,7 @@ def attach(targets: Iterable[str] = (), *, timeout: float = TIMEOUT) -> Everybod
 
 
 def _all(ask: Callable[[Remote], T], remotes: list[Remote]) -> list[T | PoolError]:
-    """The answer or error of each process, requested in parallel: a stopped one must not delay the others."""
+    """Return the answer or error of each process, requested in parallel: a stopped one must not delay the others."""
 
     def one(remote: Remote) -> T | PoolError:
         try:
@@ -214,7 +214,7 @@ def _all(ask: Callable[[Remote], T], remotes: list[Remote]) -> list[T | PoolErro
 
 
 def _clean(value: Any) -> Any:
-    """The answer of another process, made safe for a terminal: it may have another version or not be poolkit at all."""
+    """Return the answer of another process, safe for a terminal: it may have another version, or not be poolkit's."""
     if isinstance(value, str):
         return shown(value, 2000)
     if isinstance(value, list):

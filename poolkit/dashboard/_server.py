@@ -44,7 +44,7 @@ class _Timed(io.RawIOBase):
         return True
 
     def readinto(self, into: Any) -> int:
-        """Raises TimeoutError."""
+        """Read what arrives before the deadline. Raises TimeoutError after it."""
         left = self._deadline - self._clock()
         if left <= 0:
             raise TimeoutError("the request took too long")
@@ -70,7 +70,7 @@ class Places:
             return True
 
     def leave(self, address: str) -> None:
-        """The request is over."""
+        """Free the place of a request that is over."""
         with self._lock:
             self._taken[address] -= 1
             if not self._taken[address]:
@@ -291,7 +291,7 @@ def _bind_unix(path: Path) -> socket.socket:
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises ConfigError if it cannot."""
+    """Return a socket that listens there. Raises ConfigError if it cannot."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -38,7 +38,7 @@ State = dict[str, Any]
 
 
 def state_of(recorder: Recorder, *, actions: bool, service: str | None = None) -> State:
-    """All pools, clusters, budgets, alerts and events of this process. O(connections); waits for no I/O.
+    """Return all pools, clusters, budgets, alerts and events of this process. O(connections); waits for no I/O.
 
     ``service``: the name of the process for its readers (None: that of its program).
     """
@@ -59,14 +59,14 @@ def state_of(recorder: Recorder, *, actions: bool, service: str | None = None) -
 
 
 def history_of(recorder: Recorder) -> State:
-    """The history of each pool, by its id: lists of Unix time, load, mean wait (s), acquires/s, callers in the
+    """Return the history of each pool, by its id: lists of Unix time, load, mean wait (s), acquires/s, callers in the
     queue.
     """
     return {"interval": INTERVAL, "pools": recorder.history()}
 
 
 def merged(states: Iterable[State]) -> State:
-    """The snapshots of several processes as one."""
+    """Return the snapshots of several processes as one."""
     states = list(states)
     lists = ("processes", "pools", "clusters", "budgets", "alerts", "events")
     total: State = {"at": time.time(), "actions": any(state["actions"] for state in states)}
@@ -117,7 +117,7 @@ _numbers = itemgetter(*_NAMES)
 
 
 def brief_of(pool: Any, number: str) -> State:
-    """The short form of a pool. Every reader gets it for every pool in each snapshot, so each field adds up."""
+    """Return the short form of a pool. Every reader gets it for every pool in each snapshot, so each field adds up."""
     return _brief(pool, number, pool._monitor.brief(FEW))
 
 
@@ -147,7 +147,7 @@ def _brief(pool: Any, number: str, seen: PoolBrief) -> State:
 
 
 def detail_of(pool: Any, number: str) -> State:
-    """The long form of one pool, for a reader that has opened it."""
+    """Return the long form of one pool, for a reader that has opened it."""
     seen: PoolDetails = pool.details(LISTED)
     stats = seen.stats
     return _brief(pool, number, in_brief(seen, list(seen.lanes))) | {
@@ -177,12 +177,12 @@ def _cluster(cluster: ClusterShell[Any], recorder: Recorder) -> dict[str, Any]:
 
 
 def _with_key(one: Any) -> dict[str, Any]:
-    """A key may be anything that can be hashed."""
+    """Return the fields as plain data. The key may be anything that can be hashed, and becomes text."""
     return {**_plain(replace(one, key=None)), "key": None if one.key is None else shown_key(one.key)}
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON can represent: infinity and unknown types become text. Texts are bounded, masked and
+    """Return a value that JSON can represent: infinity and unknown types become text. Texts are bounded, masked and
     escaped.
     """
     if isinstance(value, Enum):

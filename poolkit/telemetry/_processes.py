@@ -46,7 +46,7 @@ class Board:
         atexit.register(_last_post, weakref.ref(self))
 
     def _start(self) -> None:
-        """A thread of this process (a forked child has none of its parent's)."""
+        """Start the thread that writes. Called again in a forked child, which has none of its parent's threads."""
         self._over = threading.Event()
         threading.Thread(target=_write, args=(weakref.ref(self), self._over, self._interval),
                          name="poolkit-metrics", daemon=True).start()  # fmt: skip
@@ -64,7 +64,7 @@ class Board:
         draft.replace(path)
 
     def total(self) -> Values:
-        """The sum over all processes, with the current numbers of this one."""
+        """Return the sum over all processes, with the current numbers of this one."""
         parts = [self._read()]
         for path in sorted(self._directory.glob("poolkit_*.json")):
             try:

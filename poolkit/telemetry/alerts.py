@@ -30,7 +30,7 @@ _alerts_lock = threading.Lock()
 
 
 def live_alerts() -> list[Alerts]:
-    """Every :class:`Alerts` of this process that is neither closed nor collected. Thread-safe."""
+    """Return every :class:`Alerts` of this process that is neither closed nor collected. Thread-safe."""
     with _alerts_lock:
         return [one for one in snapshot(_alerts) if not one._over.is_set()]
 
@@ -180,7 +180,7 @@ class Alerts:
         self._over.set()
 
     def active(self) -> list[Alert]:
-        """What is raised now. ``value`` and ``text`` are of the last check, ``at`` is when the alert began."""
+        """Return what is raised now. ``value`` and ``text`` are of the last check, ``at`` is when the alert began."""
         return [alert for _, alert in self._raised()]
 
     def _raised(self) -> list[tuple[Any, Alert]]:

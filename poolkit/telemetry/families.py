@@ -105,12 +105,12 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def read(pools: Iterable[Any]) -> Values:
-    """The metrics of the pools now. Pools of one name are added up."""
+    """Return the metrics of the pools now. Pools of one name are added up."""
     return merged(of(pool.stats()) for pool in pools)  # at once: pool by pool it is quadratic
 
 
 def of(stats: PoolStats) -> Values:
-    """The metrics of one pool."""
+    """Return the metrics of one pool."""
     return {
         family.name: {(("pool", stats.name), *labels): value for labels, value in family.read(stats).items()}
         for family in FAMILIES
@@ -118,7 +118,7 @@ def of(stats: PoolStats) -> Values:
 
 
 def merged(parts: Iterable[Values]) -> Values:
-    """The sum of several pools or processes: connections, limits and counters add up."""
+    """Return the sum of several pools or processes: connections, limits and counters add up."""
     total: Values = {}
     for part in parts:
         for name, values in part.items():

@@ -94,7 +94,7 @@ class EventLog:
 
 
 def fields_of(event: Event) -> dict[str, Any]:
-    """The fields of an event, without those that do not apply; errors as masked and escaped text."""
+    """Return the fields of an event, without those that do not apply; errors as masked and escaped text."""
     found: dict[str, Any] = {"pool": event.pool, "event": event.kind.value}
     if event.connection_id is not None:
         found["connection"] = event.connection_id
@@ -120,7 +120,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object for each entry: time, level, logger, message, and the fields of pool events."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The entry as one line of JSON."""
+        """Return the entry as one line of JSON."""
         entry: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname,

@@ -129,7 +129,7 @@ class Instrumentation:
         pool.add_wait_observer(self._waited)
 
     def _listener(self, http: bool, reports_itself: Callable[[], bool]) -> Listener:
-        """The observer for one pool. It must not refer to the pool, because the pool refers to it."""
+        """Return the observer for one pool. It must not refer to the pool, because the pool refers to it."""
 
         def listener(event: Event) -> None:
             name = {_POOL: event.pool}
@@ -194,7 +194,7 @@ class _Place:
 
     @property
     def provider(self) -> Any:
-        """None: it is gone."""
+        """Return the provider; None if it is gone."""
         return self._current() if self._named is None else self._named()
 
 
@@ -208,14 +208,14 @@ class _Seen:
         self._endpoints: weakref.WeakKeyDictionary[Any, list[LaneStats]] = weakref.WeakKeyDictionary()
 
     def stats(self, pool: Any) -> PoolStats:
-        """The statistics as of the first request."""
+        """Return the statistics of a pool, as of the first request."""
         found = self._stats.get(pool)
         if found is None:
             found = self._stats[pool] = pool.stats()
         return found
 
     def endpoints(self, pool: Any) -> list[LaneStats]:
-        """Those that have a key."""
+        """Return the statistics of the endpoints that have a key, as of the first request."""
         found = self._endpoints.get(pool)
         if found is None:
             found = self._endpoints[pool] = [endpoint for endpoint in pool.lane_stats() if endpoint.key is not None]
@@ -284,7 +284,7 @@ class _Gauges:
 
     @staticmethod
     def _numbers(value: Callable[[PoolStats], Any], own: bool, seen: _Seen, pools: list[Any]) -> _Points:
-        """``own``: skip the pools whose driver reports this metric itself."""
+        """Return the numbers of a metric. ``own``: skip the pools whose driver reports this metric itself."""
         for pool in pools:
             if not _is_http(pool) and not (own and _reports_itself(pool)):
                 found = value(seen.stats(pool))
@@ -319,7 +319,7 @@ _made: weakref.WeakKeyDictionary[Any, _Gauges] = weakref.WeakKeyDictionary()
 
 
 def _gauges_of(provider: Any, meter: Any, observation: Any) -> _Gauges:
-    """The instruments of a provider. Those created before a global provider was set belong to that provider."""
+    """Return the instruments of a provider. Those created before a global provider was set belong to that provider."""
     found = _made.get(provider)
     if found is None:
         proxied = [gauges for known, gauges in list(_made.items()) if _is_proxy(known)]
@@ -339,7 +339,7 @@ def _is_global(provider: Any) -> bool:
 
 
 class _Listener:
-    """Set the kinds that it wants: none of those that every lease emits, unless leases are measured."""
+    """A listener of certain kinds: none of those that every lease emits, unless leases are measured."""
 
     def __init__(self, listener: Listener, kinds: frozenset[EventKind]) -> None:
         self.kinds = kinds
@@ -350,7 +350,7 @@ class _Listener:
 
 
 def _own_metrics(pool: Any) -> Callable[[], bool]:
-    """Whether the driver reports connections of this pool itself, at the moment."""
+    """Return whether the driver reports connections of this pool itself, at the moment."""
     return getattr(pool._connector, "own_metrics", None) or (lambda: False)
 
 
@@ -363,7 +363,7 @@ def _is_http(pool: Any) -> bool:
 
 
 def _address(key: Any) -> dict[str, Any]:
-    """The attributes of an HTTP origin: scheme, host and port."""
+    """Return the attributes of an HTTP origin: scheme, host and port."""
     scheme, host, port = key[:3]
     return {"server.address": _text(host), "server.port": port, "url.scheme": _text(scheme)}
 

@@ -61,13 +61,13 @@ class PoolCollector:
             self._board.close()
 
     def describe(self) -> list[Any]:
-        """The names of all metrics, without values, so that registering does not read the pools. A registry uses them
-        to detect a second collector.
+        """Return the names of all metrics without values, so that registering does not read the pools. A registry uses
+        them to detect a second collector.
         """
         return [self._metric(family, {}) for family in FAMILIES]
 
     def collect(self) -> Iterator[Any]:
-        """The current metric families; called by prometheus_client."""
+        """Return the current metric families; called by prometheus_client."""
         values = read(self._pools()) if self._board is None else self._board.total()
         for family in FAMILIES:
             yield self._metric(family, values)
@@ -88,7 +88,7 @@ class PoolCollector:
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """As Prometheus has them: each includes those below it."""
+    """Return the buckets as Prometheus has them: each includes those below it."""
     seen, found = 0, []
     for bound, number in zip((*map(repr, histogram.bounds), "+Inf"), histogram.counts, strict=True):
         seen += number

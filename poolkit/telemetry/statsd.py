@@ -83,7 +83,7 @@ class StatsdReporter:
         restart_after_fork(Stage.WATCHERS, self, _start_again)
 
     def _begin(self) -> None:
-        """Nothing was sent yet (again in a forked child, where another thread of the parent may have held the lock)."""
+        """Start with nothing sent. Called again in a forked child: a thread of the parent may have held the lock."""
         self._last: weakref.WeakKeyDictionary[Any, Values] = weakref.WeakKeyDictionary()  # what was sent of each pool
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         self._ended: deque[Any] = deque()  # pools that were closed, and not sent since
@@ -166,7 +166,7 @@ class _Server:
         self.error: Exception | None = None
 
     def look_up(self, timeout: float) -> bool:
-        """Whether the host is resolved. If it is not, start a lookup and wait for it up to the timeout."""
+        """Return whether the host is resolved. If it is not, start a lookup and wait for it up to the timeout."""
         if self.address is None:
             if self._looking is None or not self._looking.is_alive():
                 self.error = None
@@ -188,7 +188,7 @@ class _Server:
         return self._name == other._name or (self.address is not None and self.address == other.address)
 
     def send(self, packet: bytes) -> None:
-        """Raises OSError."""
+        """Send a packet. Raises OSError."""
         if self._socket is not None:
             self._socket.sendto(packet, self.address)
 
@@ -198,7 +198,7 @@ class _Server:
 
 
 def _counters(now: Values, last: Values) -> Values:
-    """The increase of the counters of one pool."""
+    """Return the increase of the counters of one pool."""
     found: Values = {}
     for name, values in now.items():
         if _KINDS[name] == "counter":
@@ -233,7 +233,7 @@ def _on_news(reporter: weakref.ref[StatsdReporter], pool: Any) -> None:
 
 
 def _safe(text: str) -> str:
-    """The text without separators of the protocol or the name, and short enough for a packet."""
+    """Return the text without separators of the protocol or the name, and short enough for a packet."""
     return re.sub(r"[^\w-]", "_", text[:_NAME])
 
 

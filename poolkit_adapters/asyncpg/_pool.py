@@ -283,7 +283,7 @@ class PoolkitPool(driver.Pool):  # type: ignore[misc]  # asyncpg has no types
 
 
 class _NoLoop:
-    """Stands for the event loop of a pool that none has used yet: asyncpg would look for one."""
+    """Stands for the event loop of a pool that has not been used yet. Without it asyncpg would look for a loop."""
 
 
 def create_pool(

@@ -143,7 +143,7 @@ class PoolConnectionProxy(driver.PoolConnectionProxy):  # type: ignore[misc]  # 
         self._poolkit_pool = pool  # a pool must not be collected during a lease
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the connection has, such as the methods of the application's ``connection_class``."""
+        """Return what else the connection has, such as the methods of the application's ``connection_class``."""
         value = getattr(self._con, name)
         if callable(value) and not name.startswith("_"):
             self._holder.touched = True

@@ -165,7 +165,7 @@ def first_config(pool: PoolBase[Any, Any]) -> PoolConfig:
 
 
 def must_notify(pool: PoolBase[Any, Any], connection: Any, keep: bool) -> bool:
-    """Return whether the listeners must be told of this release. The default one matters only for a new token."""
+    """Return whether the listeners must hear of this release. redis-py's own listener does so only for a new token."""
     if getattr(connection, "_re_auth_token", None) is not None:
         if keep:
             return True

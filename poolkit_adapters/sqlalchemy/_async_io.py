@@ -47,7 +47,7 @@ class AsyncRecord(Record):
         super().__init__(pool, most)
 
     def open(self) -> None:
-        """Connect for the first time, in a task of the pool's."""
+        """Connect for the first time, in a task of the pool."""
         self.attempt = Attempt(self.pool.poolkit.config, self.most)
         connects = self._io.connects
         run = connects.run if self.pool.poolkit.config.connect_in_caller else connects.open
