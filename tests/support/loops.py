@@ -71,7 +71,10 @@ async def _abort_all() -> None:
         await asyncio.sleep(0.001)
     transports = getattr(asyncio.get_running_loop(), "_transports", {})  # of a selector event loop
     for transport in list(transports.values()):
-        transport.abort()
+        try:
+            transport.abort()
+        except AttributeError:
+            pass  # asyncio has closed it when its last data was written, and does not see that here
     await asyncio.sleep(0.001)
 
 

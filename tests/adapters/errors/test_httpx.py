@@ -332,7 +332,7 @@ def test_an_error_of_a_backend_of_ones_own_is_of_its_class_and_poolkits() -> Non
 
 
 def test_an_error_of_an_open_connection_is_httpxs_alone(http_server: HTTPServer) -> None:
-    with httpx.Client(transport=adapter.PoolkitTransport(), timeout=0.05) as client:
+    with httpx.Client(transport=adapter.PoolkitTransport(), timeout=httpx.Timeout(60, read=0.05)) as client:
         with pytest.raises(httpx.ReadTimeout) as caught:
             client.get(f"{http_server.url}/sleep?ms=1000")
         assert not isinstance(caught.value, poolkit.PoolError)
