@@ -56,7 +56,23 @@ class Connects:
         if late:
             assert record.attempt is not None
             raise overdue(self._pool._dialect, record.attempt.seconds)
-        _raise(self._error_of(record, task))
+        _raise(self._outcome_of(record, task))
+
+    def admit(self, record: AsyncRecord) -> None:
+        """Wait until a slot may reconnect in place: backoff and breaker of the engine apply. Raises its error, or that
+        of a caller whose time is up.
+        """
+        loops, waits = self._pool.poolkit._driver.loops, running_loop() is not None and in_greenlet()
+        while True:
+            pause = loops.may_replace()
+            if not isinstance(pause, float):
+                raise self._pool._translate(pause)
+            if not pause or not waits:
+                return
+            left = record.left()
+            if left == 0.0:
+                raise _too_late(record, "the last connect failed, and the next one has to wait")
+            await_(asyncio.sleep(pause if left is None else min(pause, left)))
 
     def run(self, record: AsyncRecord) -> None:
         """Call ``record.connect()`` for the calling greenlet. If that is cancelled, or its time is up, the connect
@@ -75,20 +91,24 @@ class Connects:
             record.ending = self._runtime.keep(self._see_off(record, task, self._limit(), kept=kept))
             raise
         if task.done():
-            _raise(self._error_of(record, task))
+            _raise(self._outcome_of(record, task))
             return
         assert record.attempt is not None
         if record.attempt.left() != 0.0:
             record.ending = self._runtime.keep(self._see_off(record, task, self._limit(), kept=kept))
-            raise _too_late(record)
+            raise _too_late(record, "the connect continues for the next caller")
         record.ending = self._runtime.keep(self._see_off(record, task, 0.0))
         raise overdue(self._pool._dialect, record.attempt.seconds)
 
-    def _error_of(self, record: AsyncRecord, task: asyncio.Task[BaseException | None]) -> BaseException | None:
-        """Return the error of a connect that has ended, or None. A cancelled one is an error: its caller was not
-        cancelled, and drivers end connects by a cancellation at their own time limit.
-        """
+    def _outcome_of(self, record: AsyncRecord, task: asyncio.Task[BaseException | None]) -> BaseException | None:
+        """Return the error of a connect that has ended, or None."""
         error = asyncio.CancelledError() if task.cancelled() else task.result()
+        return None if error is None else self.error_of(record, error)
+
+    def error_of(self, record: AsyncRecord, error: BaseException) -> BaseException:
+        """Return the error of a connect. A cancelled one is an error: its caller was not cancelled, and drivers end
+        connects by a cancellation at their own time limit.
+        """
         if not isinstance(error, asyncio.CancelledError):
             return error
         if record.attempt is not None and record.attempt.left() == 0.0:
@@ -156,12 +176,10 @@ class Connects:
                 await asyncio.wait([task])
 
 
-def _too_late(record: AsyncRecord) -> BaseException:
-    """Return the error of a caller whose deadline has passed while its slot reconnects."""
+def _too_late(record: AsyncRecord, why: str) -> BaseException:
+    """Return the error of a caller whose deadline has passed while its slot reconnects, or was to reconnect."""
     pool: Any = record.pool
-    error = AcquireTimeout(
-        f"{pool.poolkit.name}: no connection in {patience(pool):g} s; the connect continues for the next caller"
-    )
+    error = AcquireTimeout(f"{pool.poolkit.name}: no connection in {patience(pool):g} s; {why}")
     translated: BaseException = pool._translate(error)
     return translated
 
