@@ -113,6 +113,15 @@ class deadline:  # noqa: N801  it is used like a function
             raise UsageError(f"deadline({seconds!r}): must be a time in seconds, 0 or more")
         self.seconds = seconds
 
+    @staticmethod
+    def left() -> float | None:
+        """Return the seconds that the calling thread or task has left in its block, at least 0; None: it is in none.
+
+        It is the limit for the work on a connection, for example of a statement or a request.
+        """
+        block = current() if BLOCKS else None
+        return None if block is None else block.left()
+
     def __enter__(self) -> None:
         block = Running(self, current(), id(sys._getframe(1)))
         BLOCKS.add(block)

@@ -10,10 +10,10 @@ from os import getpid
 from typing import TYPE_CHECKING, Any
 
 import poolkit
-from poolkit import AsyncPool, PoolError
+from poolkit import AsyncPool, PoolError, deadline
 from poolkit.errors import shown
 
-from ._errors import NotLeased, PoolClosed, ReadOnlyServer, told
+from ._errors import AcquireTimeout, NotLeased, PoolClosed, ReadOnlyServer, told
 from ._proxy import PoolConnectionProxy
 from ._session import Session
 
@@ -36,7 +36,7 @@ class Leases:
         """Lease a connection. Raises the adapter's errors, and those of a connect and of ``setup``."""
         pool, setup = self._pool(), self._setup
         assert pool is not None  # it calls this
-        deadline = None if setup is None else self._deadline(timeout)
+        until = None if setup is None else self._until(timeout)
         try:
             session = await (self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout)))
         except PoolError as error:
@@ -48,18 +48,20 @@ class Leases:
         session._timeout = timeout
         connection._proxy = proxy if connection._termination_listeners else session
         if setup is not None:
-            await self._set_up(setup, proxy, session, deadline)
+            await self._set_up(setup, proxy, session, until)
         return proxy
 
-    def _deadline(self, timeout: float | None) -> float | None:
-        """Return when ``setup`` must end. Without a timeout of the call, ``acquire_timeout`` limits it, too.
+    def _until(self, timeout: float | None) -> float | None:
+        """Return when ``setup`` must end. Without a timeout of the call, ``acquire_timeout`` limits it, too, and a
+        ``poolkit.deadline`` block does in any case.
 
         A caller that never waits (0) gets a connection that is idle: its ``setup`` has the time of a connect.
         """
         config, seconds = self._engine.config, timeout
         if timeout is None:
             seconds = config.connect_timeout if config.acquire_timeout == 0 else config.acquire_timeout
-        return None if seconds is None else time.monotonic() + seconds
+        limits = [limit for limit in (seconds, deadline.left()) if limit is not None]
+        return time.monotonic() + min(limits) if limits else None
 
     def _told(self, pool: PoolkitPool, error: PoolError) -> BaseException:
         if isinstance(error, poolkit.PoolClosed) and (pool._closing or pool._closed):
@@ -71,19 +73,21 @@ class Leases:
         setup: Callable[[Any], Awaitable[Any]],
         proxy: PoolConnectionProxy,
         session: Session,
-        deadline: float | None,
+        until: float | None,
     ) -> None:
         """Call the application's ``setup``. If it fails, the connection is closed."""
         try:
             work = setup(proxy)
-            if deadline is None:
+            if until is None:
                 await work
             else:
-                await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
-        except BaseException:
+                await asyncio.wait_for(work, max(0.0, until - time.monotonic()))
+        except BaseException as error:
             if proxy._con is not None:
                 session.connection, session.proxy = proxy._con, None
                 self._engine.release_nowait(session, discard=True)
+            if isinstance(error, asyncio.TimeoutError) and until is not None and time.monotonic() >= until:
+                raise AcquireTimeout(f"{self._engine.name}: setup did not end within the caller's time") from error
             raise
 
     async def give_back(self, proxy: Any, timeout: float | None) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from poolkit import deadline
+
 from ._driver import CLUSTER, PACKAGE, Abstract, AsyncAbstract, AsyncTLS, AsyncTLSContext, SyncTLS, driver_info
 from ._names import connect_by_address
 
@@ -41,9 +43,10 @@ def time_left(timeout: float | None, started: float) -> float | None:
 def check_limit(timeout: float | None, started: float, check_timeout: float | None) -> float | None:
     """Return the time limit, in seconds, of a question to the server before a caller gets a connection; None: no limit.
 
-    At most the time that the caller has left. Even a caller that never waits (``timeout=0``) waits for the answer.
+    At most the time that the caller has left, also in its ``poolkit.deadline`` block. Even a caller that never waits
+    (``timeout=0``) waits for the answer.
     """
-    limits = (time_left(timeout, started) if timeout else None, check_timeout)
+    limits = (time_left(timeout, started) if timeout else None, check_timeout, deadline.left())
     return min((limit for limit in limits if limit is not None), default=None)
 
 

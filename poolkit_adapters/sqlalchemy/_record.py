@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnectionRecord
 
-from poolkit import ConfigError, Connector
+from poolkit import ConfigError, Connector, deadline
 from poolkit.connector import Verdict, default_classify
 
 from .._errors import release_locals
@@ -71,7 +71,13 @@ class Record(_ConnectionRecord):
     def left(self) -> float | None:
         """Return the seconds that its user may still wait for a connection, at least 0 (None: no limit)."""
         limit = patience(self.pool)
-        return None if limit is None or not self.asked else max(0.0, self.asked + limit - time.monotonic())
+        if not self.asked:
+            return None
+        block = deadline.left()
+        if limit is None:
+            return block
+        left = max(0.0, self.asked + limit - time.monotonic())
+        return left if block is None else min(left, block)
 
     def _checkin_failed(self, err: BaseException, _fairy_was_created: bool = True) -> None:
         """As in SQLAlchemy, except that a connect in progress continues and keeps its slot."""

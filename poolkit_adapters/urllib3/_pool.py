@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 from urllib3 import exceptions
 
-from poolkit import Lease, Pool, PoolConfig, PoolError, errors
+from poolkit import Lease, Pool, PoolConfig, PoolError, deadline, errors
 from poolkit.errors import LeaseOverdue
 from poolkit.events import Listener
 
@@ -273,6 +273,13 @@ class Pooled:
         if limit is not None and isinstance(timeout, urllib3.Timeout) and timeout.connect_timeout in (None, _DEFAULT):
             timeout._connect = limit
 
+    def _limit_to_block(self, conn: Any) -> None:
+        """Let the connection open within the ``poolkit.deadline`` block of its caller."""
+        left = deadline.left()
+        if left is not None:
+            left = max(left, 0.001)  # a socket with a timeout of 0 does not block
+            conn.timeout = left if conn.timeout in (None, _DEFAULT) else min(conn.timeout, left)
+
     def _opened(self, conn: Any) -> None:
         """Tell the engine that the connection is open."""
         lease = self._leases.get(id(conn))
@@ -284,6 +291,7 @@ class Pooled:
         base: Any = super()
         if conn.timeout in (None, _DEFAULT):
             conn.timeout = self._engine.config.connect_timeout or conn.timeout
+        self._limit_to_block(conn)
         try:
             base._prepare_proxy(conn)
         except BaseException as error:
@@ -293,8 +301,10 @@ class Pooled:
 
     def _validate_conn(self, conn: Any) -> None:
         base: Any = super()
-        base._validate_conn(conn)
         lease = self._leases.get(id(conn))
+        if lease is not None and not lease.connection.opened:
+            self._limit_to_block(conn)
+        base._validate_conn(conn)
         if lease is None or lease.connection.opened:
             return
         if conn.is_closed:  # connect here: while sending, a failed connect would look like a failed request

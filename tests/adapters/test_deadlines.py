@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import httpx
 import pytest
+import redis
+import redis.asyncio
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import poolkit
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
-from poolkit_adapters.sqlalchemy import PoolkitCluster
+from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
+from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitCluster, PoolkitPool
 from tests.adapters.test_priorities import SYNC, Servers, opened
+from tests.faults.proxy import FaultProxy
 from tests.support.waiting import PATIENCE
 
 
@@ -43,3 +55,143 @@ def test_a_caller_of_a_cluster_waits_no_longer_than_its_block(postgres: Postgres
                 pass
         with poolkit.deadline(PATIENCE), cluster.connect():
             pass
+
+
+# -- each part of a checkout, with limits of its own that are longer than this test may run -------------------------
+
+MakeProxy = Callable[[str, int], FaultProxy]
+ONE = text("select 1")
+BLOCK = 0.3
+"""Seconds. The caller comes as far as the part that hangs, unless the machine is very busy."""
+LONG = 10 * PATIENCE
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
+def test_a_ping_of_sqlalchemy_ends_with_the_block(
+    postgres: PostgresServer, fault_proxy: MakeProxy, asynchronous: bool
+) -> None:
+    """``pool_pre_ping`` asks a server that has vanished."""
+    proxy = fault_proxy(postgres.host, postgres.port)
+    url = postgres.sqlalchemy_url("psycopg").replace(f":{postgres.port}/", f":{proxy.port}/")
+    settings: dict[str, Any] = {
+        "pool_pre_ping": True, "pool_size": 1, "max_overflow": 0, "pool_timeout": None, "check_timeout": LONG,
+    }  # fmt: skip
+
+    async def main() -> None:
+        engine = create_async_engine(url, poolclass=AsyncPoolkitPool, **settings)
+        async with engine.connect() as connection:
+            assert await connection.scalar(ONE) == 1
+        proxy.mode = "silent"
+        with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
+            await engine.connect()
+        proxy.cut()
+        await engine.dispose()
+
+    if asynchronous:
+        asyncio.run(main())
+        return
+    engine = create_engine(url, poolclass=PoolkitPool, **settings)
+    with engine.connect() as connection:
+        assert connection.scalar(ONE) == 1
+    proxy.mode = "silent"
+    with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
+        engine.connect()
+    proxy.cut()
+    engine.dispose()
+
+
+class _Token:
+    """New credentials, as redis-py's credential providers hand them on."""
+
+    def try_get(self, key: str) -> str:
+        return "default"
+
+    def get_value(self) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
+def test_new_credentials_of_redis_end_with_the_block(
+    redis_server: RedisServer, fault_proxy: MakeProxy, asynchronous: bool
+) -> None:
+    """An idle connection authenticates again before it is handed out."""
+    proxy = fault_proxy(redis_server.host, redis_server.port)
+    settings: dict[str, Any] = {
+        "host": proxy.host, "port": proxy.port, "socket_timeout": LONG, "max_connections": 1, "timeout": None,
+        "check_timeout": LONG, "check_after_idle": LONG,
+    }  # fmt: skip
+
+    async def main() -> None:
+        pool = AsyncPoolkitConnectionPool(**settings)
+        await redis.asyncio.Redis(connection_pool=pool).ping()
+        await pool.re_auth_callback(_Token())
+        proxy.mode = "silent"
+        with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
+            await pool.get_connection()
+        proxy.cut()
+        await pool.aclose()
+
+    if asynchronous:
+        asyncio.run(main())
+        return
+    pool = PoolkitConnectionPool(**settings)
+    redis.Redis(connection_pool=pool).ping()
+    pool.re_auth_callback(_Token())
+    proxy.mode = "silent"
+    with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
+        pool.get_connection()
+    proxy.cut()
+    pool.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
+def test_a_handshake_of_httpx_ends_with_the_block(silent: int, asynchronous: bool) -> None:
+    async def main() -> None:
+        transport = AsyncPoolkitTransport(verify=False)
+        async with httpx.AsyncClient(transport=transport, timeout=LONG) as client:
+            with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
+                await client.get(f"https://127.0.0.1:{silent}/")
+
+    if asynchronous:
+        asyncio.run(main())
+        return
+    with httpx.Client(transport=PoolkitTransport(verify=False), timeout=LONG) as client:
+        with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
+            client.get(f"https://127.0.0.1:{silent}/")
+
+
+@pytest.mark.parametrize("retries", [False, 3], ids=["no-retries", "retries"])
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "through-a-proxy"])
+def test_a_handshake_of_urllib3_ends_with_the_block(silent: int, retries: Any, proxied: bool) -> None:
+    """urllib3 opens its connections itself, in its caller. So the error is that of a connect which took too long."""
+    module = pytest.importorskip("poolkit_adapters.urllib3")
+    settings: dict[str, Any] = {"timeout": LONG, "retries": retries, "cert_reqs": "CERT_NONE"}
+    if proxied:
+        manager = module.PoolkitProxyManager(f"http://127.0.0.1:{silent}", **settings)
+    else:
+        manager = module.PoolkitPoolManager(**settings)
+    with manager, poolkit.deadline(BLOCK), pytest.raises((poolkit.ConnectTimeout, poolkit.AcquireTimeout)):
+        manager.request("GET", f"https://127.0.0.1:{silent}/")
+
+
+def test_the_time_that_is_left_can_be_asked_for() -> None:
+    """For the work on a connection, which no block ends: a statement, or a request."""
+    assert poolkit.deadline.left() is None
+    with poolkit.deadline(PATIENCE):
+        outer = poolkit.deadline.left()
+        assert outer is not None
+        assert 0 < outer <= PATIENCE
+        with poolkit.deadline(0):
+            assert poolkit.deadline.left() == 0.0
+        with poolkit.deadline(2 * PATIENCE):
+            inner = poolkit.deadline.left()
+            assert inner is not None
+            assert inner <= outer, "an outer block counts too"
+    assert poolkit.deadline.left() is None

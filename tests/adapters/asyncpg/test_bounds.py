@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -103,21 +104,23 @@ async def test_an_init_whose_caller_is_cancelled_ends_with_its_connect(
 
 
 @WAYS
-@pytest.mark.parametrize("of", ["call", "pool"])
+@pytest.mark.parametrize("of", ["call", "pool", "block"])
 async def test_a_setup_that_hangs_ends_with_the_time_of_its_caller(
     make: Any, proxy: FaultProxy, through: str, how: str, of: str, admin: Admin, application: str
 ) -> None:
-    """The time of the call, or else ``acquire_timeout``."""
+    """The time of the call, or else ``acquire_timeout``; in any case that of a ``poolkit.deadline`` block."""
     setup = Hangs("", proxy)
     async with make(through, max_size=1, setup=setup, acquire_timeout=PATIENCE, check_timeout=LIMIT) as pool:
         await all_serve(pool, 1)
         setup.how = how
         if of == "pool":
             pool.poolkit.reconfigure(acquire_timeout=LIMIT)
-        task = asyncio.ensure_future(pool.acquire(timeout=LIMIT if of == "call" else None).__aenter__())
-        done, _ = await asyncio.wait([task], timeout=PATIENCE)
+        with poolkit.deadline(LIMIT) if of == "block" else contextlib.nullcontext():
+            task = asyncio.ensure_future(pool.acquire(timeout=LIMIT if of == "call" else None).__aenter__())
+            done, _ = await asyncio.wait([task], timeout=PATIENCE)
         assert done, "it hangs"
         assert isinstance(task.exception(), asyncio.TimeoutError)
+        assert isinstance(task.exception(), poolkit.AcquireTimeout)
         assert setup.calls == 2
         setup.heal()
         pool.poolkit.reconfigure(acquire_timeout=PATIENCE)
