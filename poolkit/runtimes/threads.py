@@ -161,14 +161,25 @@ class _Housekeeper:
         return True
 
     def _hand_back(self, task: Task) -> None:
-        """Tell the other pools that asked while ``task`` tried to start the thread that there is none."""
-        while self._inbox:
-            try:
-                _, ref = self._inbox.popleft()
-            except IndexError:
-                return  # another thread does the same
-            if ref() is not task:
-                self._visit(ref)
+        """Tell the other pools that asked while ``task`` tried to start the thread that there is none.
+
+        The inbox is emptied first: a pool that is told asks again, and must not find the requests of the others there,
+        or each would tell the other without end.
+        """
+        others: deque[tuple[float, weakref.ref[Task]]] = deque()
+        try:
+            while self._inbox:
+                try:
+                    request = self._inbox.popleft()
+                except IndexError:
+                    break  # another thread does the same
+                if request[1]() is not task:
+                    others.append(request)
+            while others:
+                self._visit(others[0][1])
+                others.popleft()
+        finally:
+            self._inbox.extend(others)  # interrupted: the next request tells them
 
     def _run(self, me: object) -> None:
         try:

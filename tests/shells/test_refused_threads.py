@@ -170,6 +170,29 @@ def test_another_pool_that_asks_during_the_refusal_notices_it(refusal: Refusal) 
         pool.close()
 
 
+def test_pools_that_ask_during_the_refusal_do_not_tell_each_other_without_end(
+    refusal: Refusal, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of them asks again when it is told. It ended in a RecursionError, with a record of a thousand lines."""
+    clock = ManualClock()
+    first = Pool(FakeConnector(in_caller=True), max_size=1)  # all in this thread
+    others = [Pool(FakeConnector(), max_size=2, idle_timeout=10.0, clock=clock) for _ in range(3)]
+    held = [other.acquire() for other in others]
+    refusal.name = "poolkit-housekeeping"
+    threads._process = threads._Process()  # no thread yet
+    for other in others:
+        other._gate.scheduled = float("inf")
+    refusal.left, refusal.meanwhile = 10**9, lambda: [other._gate.schedule() for other in others]
+    first.release(first.acquire())
+    assert refusal.refused < 20
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    for other, connection in zip(others, held, strict=True):
+        assert other._gate.alone, "this pool relies on a thread that was never started"
+        other.release(connection)
+        other.close()
+    first.close()
+
+
 def test_no_permit_of_a_budget_is_lost(refusal: Refusal) -> None:
     refusal.left = 10**9
     budget = Budget(2)
