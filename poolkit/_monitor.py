@@ -209,14 +209,16 @@ class Monitor:
         return stats, diagnosis, held, queued(core, now, most), lane_stats(core)
 
     def brief(self, most: int) -> PoolBrief:
-        """Return what a list of many pools shows of this one, with the ``most`` longest leases and waits."""
+        """Return what a list of many pools shows of this one, with the ``most`` longest leases and waits; of a pool
+        without waiting callers or problems the longest lease is enough.
+        """
         pool = self._pool
         pool._gate.run_posted()
         core, now, name = pool._core, pool._clock(), pool._driver.name_of
 
         def quiet() -> tuple[Parts, list[tuple[Hashable, Holder]]] | None:
             """Copy the state of a pool without waiting callers or problems; None for others. Called under the lock."""
-            return (self._copied(), _holders(core, now, most)) if _nothing_wrong(core) else None
+            return (self._copied(), _holders(core, now)) if _nothing_wrong(core) else None
 
         found = pool._gate.step(quiet)
         if found is None:
@@ -226,8 +228,7 @@ class Monitor:
         values, totals = numbers(core, copied, now)
         samples = core.meters.samples
         timeouts = totals.timeouts and totals.timeouts - samples.start(WINDOWS[1], now).timeouts
-        names = {holder: name(holder) for holder, _ in held}  # looked up once: a holder often has several leases
-        leases = [_named(lease, names[holder]) for holder, lease in held]
+        leases = [_named(lease, name(holder)) for holder, lease in held]
         return PoolBrief(values, samples.window(WINDOWS[0], totals), timeouts, None, leases, [], [])
 
     def dump(self) -> str:

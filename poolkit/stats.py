@@ -255,14 +255,15 @@ class Parts(NamedTuple):
 
 def parts(core: Core) -> Parts:
     """The caller holds the lock."""
-    endpoints = list(core.all_endpoints.values())
-    meters = core.meters
+    endpoints, meters, waits, oldest = list(core.all_endpoints.values()), core.meters, core.counts.waits, None
+    for endpoint in endpoints:
+        waits += endpoint.queue.waits
+        if endpoint.requests:
+            since = endpoint.oldest().since
+            oldest = since if oldest is None else min(oldest, since)
     return Parts(
-        core.slots.living(), endpoints, core.counts.uses, core.counts.busy,
-        core.counts.waits + sum([endpoint.queue.waits for endpoint in endpoints]), core.overload.words,
-        list(core.leased.copy().values()),
-        min([endpoint.oldest().since for endpoint in endpoints if endpoint.requests], default=None),
-        meters.wait.state(), meters.connect.state(), meters.use.state(),
+        core.slots.living(), endpoints, core.counts.uses, core.counts.busy, waits, core.overload.words,
+        list(core.leased.copy().values()), oldest, meters.wait.state(), meters.connect.state(), meters.use.state(),
     )  # fmt: skip
 
 
@@ -299,6 +300,10 @@ def numbers(core: Core, copied: Parts, now: float) -> tuple[dict[str, Any], Samp
     number = states.count
     totals = take_sample(core, copied, now)
     last, counts, config = core.last_failed, core.counts, core.config
+    waiting = open_breakers = 0
+    for endpoint in endpoints:
+        waiting += len(endpoint.requests)
+        open_breakers += endpoint.dialer.breaker.is_open(now)
     return {
         "name": core.name,
         "phase": _PHASES[core.phase] if not core.suspended or core.phase is not Phase.OPEN else "suspended",
@@ -310,7 +315,7 @@ def numbers(core: Core, copied: Parts, now: float) -> tuple[dict[str, Any], Samp
         "resetting": number(State.RESETTING),
         "closing": number(State.CLOSING),
         "leases": sum([slot.leases for slot in slots]),
-        "waiting": sum([len(endpoint.requests) for endpoint in endpoints]),
+        "waiting": waiting,
         "lanes": len(endpoints),
         "min_size": config.min_size,
         "max_size": config.max_size,
@@ -325,7 +330,7 @@ def numbers(core: Core, copied: Parts, now: float) -> tuple[dict[str, Any], Samp
         "busy_seconds": totals.busy,
         "last_connect_error": describe(last.dialer.last_error) if last else None,
         "max_idle": config.max_size if config.max_idle is None else config.max_idle,
-        "open_breakers": sum([endpoint.dialer.breaker.is_open(now) for endpoint in endpoints]),
+        "open_breakers": open_breakers,
         "longest_held": max(0.0, now - min([record.since for record in copied.leased], default=now)),
         "longest_wait": 0.0 if copied.oldest is None else max(0.0, now - copied.oldest),
         "limit": None if core.limit == sys.maxsize else core.limit,

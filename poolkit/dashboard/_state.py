@@ -27,7 +27,9 @@ from ._recorder import INTERVAL, Recorder, load_of
 __all__ = ("FEW", "LISTED", "brief_of", "detail_of", "history_of", "merged", "state_of")
 
 FEW = 3
-"""Leases and waiters (the longest) of each pool in the state of all; the numbers beside them count all."""
+"""Leases and waiters (the longest) of a pool with waiting callers or a problem in the state of all; of other pools the
+longest lease. The numbers beside them count all.
+"""
 LISTED = 50
 """Leases, waiters and endpoints in the detail of one pool, and endpoints whose breaker is not closed in the state."""
 _EVENTS = 100

@@ -78,7 +78,7 @@ class Histogram:
         if self is earlier or self.counts == earlier.counts:
             return _EMPTY
         counts = tuple(map(max, map(sub, self.counts, earlier.counts), _EMPTY.counts))
-        return Histogram(self.bounds, counts, max(0.0, self.sum - earlier.sum))
+        return frozen(Histogram, bounds=self.bounds, counts=counts, sum=max(0.0, self.sum - earlier.sum))
 
 
 _EMPTY = Histogram()

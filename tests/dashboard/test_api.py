@@ -77,11 +77,22 @@ def test_of_many_leases_the_longest_are_listed_and_more_where_a_pool_is_opened()
         for _ in range(60):
             held.enter_context(pool.lease())
         brief, whole = seen(app, "busy"), opened(app, "busy")
-    assert (brief["leases"], len(brief["held"]), len(whole["held"])) == (60, FEW, LISTED)
+    assert (brief["leases"], len(brief["held"]), len(whole["held"])) == (60, 1, LISTED)
     ages = [lease["held"] for lease in whole["held"]]
     assert ages == sorted(ages, reverse=True)
     numbers = [lease["connection_id"] for lease in whole["held"]]
-    assert [lease["connection_id"] for lease in brief["held"]] == numbers[:FEW]
+    assert [lease["connection_id"] for lease in brief["held"]] == numbers[:1]
+
+
+def test_of_a_pool_with_a_problem_the_longest_leases_are_listed() -> None:
+    """``poolkit top`` shows them."""
+    with Pool(FakeConnector(), max_size=5, name="full") as pool, contextlib.ExitStack() as held:
+        for _ in range(5):
+            held.enter_context(pool.lease())
+        brief = seen(DashboardApp(), "full")
+    ages = [lease["held"] for lease in brief["held"]]
+    assert len(ages) == FEW
+    assert ages == sorted(ages, reverse=True)
 
 
 @pytest.mark.parametrize("suspended", [False, True])
@@ -99,10 +110,12 @@ def test_the_state_says_of_a_pool_what_its_details_say(suspended: bool) -> None:
         brief, whole = brief_of(pool, "1"), detail_of(pool, "1")
     assert (brief["diagnosis"] is not None) is suspended
     assert brief.pop("endpoints") == []
+    listed = brief.pop("held")
     assert brief == {name: whole[name] for name in brief}
+    assert listed == whole["held"][: 2 if suspended else 1]
     assert brief["acquires"] == 3
     assert brief["longest_held"] == pytest.approx(3.4)
-    assert [lease["held"] for lease in brief["held"][:2]] == pytest.approx([3.4, 2.7])
+    assert [lease["held"] for lease in listed] == pytest.approx([3.4, 2.7][: len(listed)])
 
 
 def test_an_endpoint_that_cannot_be_reached_is_in_the_state() -> None:

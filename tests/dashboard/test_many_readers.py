@@ -117,9 +117,9 @@ def test_a_pool_of_many_costs_a_reader_little() -> None:
 
     work, size = look(10)
     more, longer = look(50)
-    assert work < 8_000  # 29,000 before
+    assert work < 3_200  # 29,000 at first; 4,000 with three leases of each pool
     assert more - work < 40 * 200  # 1,500 for each lease
-    assert size < 1_500  # 3,400
+    assert size < 1_000  # 3,400 at first
     assert abs(longer - size) < 100
 
 
