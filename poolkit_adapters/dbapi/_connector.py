@@ -128,8 +128,7 @@ class DbapiConnector(Connector[Any]):
             )
         if timeout is not None:  # otherwise nothing limits the setup, and nothing would end the session
             attempt.extend(2 * timeout + 1.0)
-            if is_reachable(connection):
-                attempt.opened(partial(self.watch.cut, connection))
+            attempt.opened(partial(self.watch.cut, connection), partial(is_reachable, connection))
         if restore is not None:
             restore(connection)
         if self.module.__name__ == "psycopg":

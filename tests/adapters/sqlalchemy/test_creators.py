@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import pytest
 from sqlalchemy import create_engine
@@ -59,4 +59,13 @@ def test_a_dialect_need_not_name_its_driver() -> None:
     for listener in dialect.dispatch.do_connect:
         listener(dialect, None, (), keywords)
     assert keywords == {"host": "localhost"}
+    pool.dispose()
+
+
+def test_a_stand_in_of_an_application_for_a_driver_gets_the_calls_of_the_pool_only() -> None:
+    """SQLAlchemy's own tests, and those of applications, compare all calls of a mock."""
+    driver = Mock()
+    pool = PoolkitPool(lambda: driver, pool_size=1)
+    pool.connect().close()
+    assert driver.mock_calls == [call.rollback()]
     pool.dispose()
