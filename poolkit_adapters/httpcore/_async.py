@@ -184,8 +184,7 @@ class AsyncPoolkitConnectionPool(
                     found = await shortcut.exchange(request, prepared)
                     if not isinstance(found, httpcore.Response):
                         link.answered = True
-                        incoming, parts = found
-                        return self._answer_kind(request, incoming, parts, lease, config, self._connector)
+                        return self._answer_kind(request, found, lease, self._connector, config)
                     self._connector.odd.add()
                     response = found
             except BaseException as error:  # noqa: BLE001 - re-raised unless the request is sent again

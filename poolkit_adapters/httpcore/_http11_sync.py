@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import h11
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from poolkit import Lease
 from poolkit.errors import LeaseOverdue
 
-from ._driver import DRIVER, SyncStream, httpcore, sync_http11
-from ._http11 import Heads, Incoming, hand_over, head_ends, parse
+from ._driver import SyncStream, httpcore, sync_http11
+from ._http11 import Incoming, head_ends, parse
+from ._http11_exchange import MOST, AnswerBase, DirectBase, Prepared, check_length
 
 if TYPE_CHECKING:
-    from ._base import ConnectorMixin
     from ._link import Link
 
 __all__ = ("Answer", "Direct", "take_shortcut")
 
-_logger = logging.getLogger(f"{DRIVER}.http11")  # httpcore's, which logs each step at DEBUG
 _States = sync_http11.HTTPConnectionState
-
-MOST = 64 * 1024
-"""Bytes of one read, and of a body that is sent together with its head."""
 
 
 def take_shortcut(link: Link[Any]) -> None:
@@ -38,46 +29,20 @@ def take_shortcut(link: Link[Any]) -> None:
         link.shortcut = Direct(inner)
 
 
-class Direct:
-    """Sends requests over the network stream of an idle connection of httpcore.
+class Direct(DirectBase):
+    """Sends requests of threads. See :class:`DirectBase`."""
 
-    The connection stays in charge: it learns when a request begins and ends, and takes over an exchange that is not in
-    the usual form.
-    """
+    __slots__ = ("_socket",)
 
-    __slots__ = ("_heads", "_socket", "_stream", "connection")
+    _http11 = sync_http11
 
     def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self._heads = Heads()
-        self._stream: httpcore.NetworkStream = connection._network_stream
+        super().__init__(connection)
         # of httpcore's own stream, whose methods only convert errors and set the timeout each time
-        self._socket: Any = self._stream._sock if type(self._stream) is SyncStream else None
+        self._socket: Any = self.stream._sock if type(self.stream) is SyncStream else None
 
-    def prepared(self, request: httpcore.Request, held: tuple[type, ...]) -> tuple[bytes, int, bytes | None] | None:
-        """Return the head of a request, the length of its body (-1: chunked) and the body if it is one of ``held``.
-
-        None: httpcore must send it, because it is traced, logged or in an unusual form.
-        """
-        if "trace" in request.extensions or _logger.isEnabledFor(logging.DEBUG):
-            return None
-        encoded = self._heads.encode(request.method, request.url.target, request.headers)
-        if encoded is None:
-            return None
-        head, length = encoded
-        if not isinstance(request.stream, held):
-            return head, length, None
-        body = b"".join(request.stream)  # type: ignore[arg-type]
-        if length < 0:
-            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
-        elif length != len(body):
-            return None
-        return head, length, body
-
-    def exchange(
-        self, request: httpcore.Request, prepared: tuple[bytes, int, bytes | None]
-    ) -> tuple[Incoming, Sequence[bytes]] | httpcore.Response:
-        """Send a request. Return its response and the first parts of the body, or httpcore's response."""
+    def exchange(self, request: httpcore.Request, prepared: Prepared) -> Incoming | httpcore.Response:
+        """Send a request. Return its response, or httpcore's."""
         connection = self.connection
         if connection._state is not _States.IDLE:
             raise httpcore.ConnectionNotAvailable
@@ -85,10 +50,13 @@ class Direct:
         connection._request_count += 1
         connection._expire_at = None
         timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
+        first, length, body = prepared
         data = b""
         try:
             try:
-                self._send(request, prepared, timeouts.get("write"))
+                self._write(first, timeouts.get("write"))
+                if length is not None:
+                    self._send_body(request, length, body, timeouts.get("write"))
             except httpcore.WriteError:  # the server may have answered and closed, so read that
                 pass
             end = 0
@@ -101,28 +69,20 @@ class Direct:
                 data = data + part if data else part
                 end = head_ends(data)
             found = parse(data, end, request.method == b"HEAD") if end > 0 else None
-            if found is None:
-                return self._by_h11(request, data)
-            return found, found.body.feed(data[end + 4 :])
+            if found is not None:
+                return found
+            self.hand_over(request, data)
+            return self.response(request, connection._receive_response_headers(request=request))
         except BaseException:
-            if data and connection._h11_state.trailing_data == (b"", False):
-                connection._h11_state.receive_data(data)  # part of a response: the request must not be sent again
+            self.broken_off(data)
             self.abort()
             raise
 
-    def _send(
-        self, request: httpcore.Request, prepared: tuple[bytes, int, bytes | None], timeout: float | None
-    ) -> None:
-        head, length, body = prepared
+    def _send_body(self, request: httpcore.Request, length: int, body: bytes | None, timeout: float | None) -> None:
         write = self._write
         if body is not None:
-            if len(body) <= MOST:
-                write(head + body, timeout)
-            else:
-                write(head, timeout)
-                write(body, timeout)
+            write(body, timeout)
             return
-        write(head, timeout)
         left = length
         for part in request.stream:  # type: ignore[union-attr]
             if length < 0:
@@ -130,37 +90,18 @@ class Direct:
                     write(b"%x\r\n%b\r\n" % (len(part), part), timeout)
                 continue
             left -= len(part)
-            if left < 0:
-                raise h11.LocalProtocolError("Too much data for declared Content-Length")
+            check_length(left, ended=False)
             write(bytes(part), timeout)
         if length < 0:
             write(b"0\r\n\r\n", timeout)
-        elif left:
-            raise h11.LocalProtocolError("Too little data for declared Content-Length")
-
-    def _by_h11(self, request: httpcore.Request, data: bytes) -> httpcore.Response:
-        """Let httpcore's connection receive the response, of which ``data`` has arrived."""
-        connection = self.connection
-        hand_over(connection._h11_state, request.method, data)
-        version, status, reason, headers, _ = connection._receive_response_headers(request=request)
-        return httpcore.Response(
-            status=status,
-            headers=headers,
-            content=sync_http11.HTTP11ConnectionByteStream(connection, request),
-            extensions={"http_version": version, "reason_phrase": reason, "network_stream": self._stream},
-        )
-
-    def rest_by_h11(self, request: httpcore.Request, found: Incoming) -> Any:
-        """Let httpcore's connection receive the rest of a chunked body. Return the stream of it."""
-        connection = self.connection
-        hand_over(connection._h11_state, request.method, found.body.odd or b"", chunks=True, keep=found.keep)
-        return sync_http11.HTTP11ConnectionByteStream(connection, request)
+        else:
+            check_length(left, ended=True)
 
     def read(self, timeout: float | None) -> Any:
         """Read what has arrived, b"" at the end of the stream. Raises httpcore's errors."""
         sock = self._socket
         if sock is None:
-            return self._stream.read(MOST, timeout)
+            return self.stream.read(MOST, timeout)
         try:
             if sock.gettimeout() != timeout:
                 sock.settimeout(timeout)
@@ -173,7 +114,7 @@ class Direct:
     def _write(self, data: bytes, timeout: float | None) -> None:
         sock = self._socket
         if sock is None:
-            self._stream.write(data, timeout)
+            self.stream.write(data, timeout)
             return
         try:
             if sock.gettimeout() != timeout:
@@ -184,61 +125,22 @@ class Direct:
         except OSError as error:
             raise httpcore.WriteError(error) from error
         if sent < len(data):
-            self._stream.write(data[sent:], timeout)
-
-    @property
-    def stream(self) -> httpcore.NetworkStream:
-        """The network stream."""
-        return self._stream
-
-    def release(self) -> None:
-        """Record that the exchange has ended and the connection can carry the next one."""
-        connection = self.connection
-        connection._state = _States.IDLE
-        if connection._keepalive_expiry is not None:
-            connection._expire_at = time.monotonic() + connection._keepalive_expiry
+            self.stream.write(data[sent:], timeout)
 
     def abort(self) -> None:
         """Record that the connection cannot carry another exchange. The pool closes it."""
         self.connection._state = _States.CLOSED
 
 
-class Answer:
-    """A response whose head has arrived, and the stream of its body. Closing it gives the connection back."""
-
-    def __init__(
-        self,
-        request: httpcore.Request,
-        found: Incoming,
-        parts: Sequence[bytes],
-        lease: Lease[Link[Any]],
-        connector: ConnectorMixin[Any],
-    ) -> None:
-        self._request: Any = request
-        self._found: Any = found
-        self._parts = parts  # of the body, that have arrived with the head
-        self._link = link = lease.connection
-        self._direct: Direct = link.shortcut
-        self._lease: Any = lease
-        self._connector = connector
-        self._rest: Any = None  # the stream of the rest of the body, if h11 parses it
-        self._reading = False
-        self._closed = False
-        self.status = found.status
-        self.headers: Sequence[tuple[bytes, bytes]] = found.headers
-
-    @property
-    def extensions(self) -> dict[str, Any]:
-        """Those of httpcore's response, while the answer is open."""
-        reason, stream = self._found.reason, self._direct.stream
-        return {"http_version": b"HTTP/1.1", "reason_phrase": reason, "network_stream": stream}
+class Answer(AnswerBase[Lease[Any]]):
+    """A response to a thread."""
 
     def __iter__(self) -> Iterator[bytes]:
         request, found, lease = self._request, self._found, self._lease  # close() lets go of them
         try:
             self._check()
             body = found.body
-            parts, self._parts = self._parts, ()
+            parts, found.parts = found.parts, ()
             while True:
                 for part in parts:
                     yield part
@@ -250,7 +152,7 @@ class Answer:
                 if body.odd is not None:
                     break
                 self._reading = True
-                data = self._direct.read((request.extensions.get("timeout") or {}).get("read"))
+                data = self._link.shortcut.read((request.extensions.get("timeout") or {}).get("read"))
                 self._reading = False
                 self._check()
                 if data:
@@ -270,22 +172,13 @@ class Answer:
                 self._raise(error)
             raise
 
-    def _check(self) -> None:
-        """Raise ReadError if the response was closed, because the connection may carry another request by now."""
-        if self._closed:
-            raise httpcore.ReadError("the response was closed")
-
-    def _raise(self, error: BaseException) -> NoReturn:
-        """Raise an error of the body for its reader."""
-        raise error
-
     def _by_h11(self) -> Any:
         """Return the stream of the rest of the body. It also owns the lease from now on."""
         from ._sync import _Body  # that module imports this one
 
         if self._rest is None:
             self._connector.odd.add()
-            stream = self._direct.rest_by_h11(self._request, self._found)
+            stream = self._link.shortcut.rest_by_h11(self._request, self._found)
             self._rest = _Body(stream, self._link, self._lease, self._connector)
         return self._rest
 
@@ -301,19 +194,9 @@ class Answer:
             self._by_h11().close()
             return
         if body.done and self._found.keep and not body.surplus:
-            self._direct.release()
+            self._link.shortcut.release()
             self._lease.close()
         else:
-            self._direct.abort()
+            self._link.shortcut.abort()
             self._lease.close(discard=True)
-        # httpx holds a closed response in a reference cycle: what is kept here would be left to the garbage collector
-        self._request = self._found = self._lease = None
-        self.headers = ()
-
-    def _take_rest(self) -> None:
-        """Read the response to its end, if the end has arrived. See _rest.py."""
-        if self._link.process != os.getpid():
-            return
-        with contextlib.suppress(Exception):  # the end of the stream, a custom stream: the body stays incomplete
-            if data := self._link.take():
-                self._found.body.feed(data)
+        self._let_go()

@@ -129,7 +129,7 @@ def by_shortcut(method: str, pieces: Sequence[bytes], end: bool) -> tuple[Outcom
         if isinstance(found, httpcore.Response):
             through_h11 = True
             return found
-        return Answer(asked, *found, lease, connector)
+        return Answer(asked, found, lease, connector)
 
     def reusable() -> bool:
         return connection.is_available() if through_h11 else bool(lease.kept)

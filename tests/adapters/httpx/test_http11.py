@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import secrets
 import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from types import FunctionType, ModuleType
 from typing import Any
 
 import anyio
@@ -266,6 +269,54 @@ async def test_a_closed_response_of_a_task_keeps_nothing_either(scripted: Script
         assert kept() is None
         with pytest.raises(httpcore.ReadError, match="closed"):
             [part async for part in response.stream]
+
+
+def texts_of(root: Any) -> set[bytes]:
+    """Return all bytes that an object refers to, directly or through others."""
+    found: set[bytes] = set()
+    seen: set[int] = set()
+    left = [root]
+    while left:
+        one = left.pop()
+        if id(one) in seen or isinstance(one, (ModuleType, FunctionType, type)):
+            continue
+        seen.add(id(one))
+        if isinstance(one, (bytes, bytearray)):
+            found.add(bytes(one))
+        left.extend(gc.get_referents(one))
+    return found
+
+
+def with_secrets(url: str, number: int, known: str) -> httpcore.Request:
+    headers = [("Host", "localhost"), ("Authorization", f"Bearer {known}"), ("Cookie", f"id={known}; n={number}")]
+    return httpcore.Request("GET", f"{url}?token={known}", headers=headers)
+
+
+def test_an_idle_connection_keeps_no_secret_of_a_request(scripted: Scripted) -> None:
+    url = scripted(lambda connection, _: talk(connection, OK, OK, OK))
+    known = secrets.token_hex()
+    with PoolkitConnectionPool() as pool:
+        for number in range(3):
+            response = pool.handle_request(with_secrets(url, number, known))
+            assert response.read() == b"ok"
+            response.close()
+        del response
+        assert len(pool.connections) == 1
+        assert [text for text in texts_of(pool) if known.encode() in text] == []
+
+
+@pytest.mark.anyio
+async def test_an_idle_connection_of_tasks_keeps_no_secret_of_a_request(scripted: Scripted) -> None:
+    url = scripted(lambda connection, _: talk(connection, OK, OK, OK))
+    known = secrets.token_hex()
+    async with AsyncPoolkitConnectionPool() as pool:
+        for number in range(3):
+            response = await pool.handle_async_request(with_secrets(url, number, known))
+            assert await response.aread() == b"ok"
+            await response.aclose()
+        del response
+        assert len(pool.connections) == 1
+        assert [text for text in texts_of(pool._connector) if known.encode() in text] == []
 
 
 ENCODED = {"ascii": b"a", "utf-8": b"\xc3\xbc", "iso-8859-1": b"\xfc"}

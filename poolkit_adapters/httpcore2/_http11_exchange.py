@@ -1,0 +1,1 @@
+../httpcore/_http11_exchange.py
