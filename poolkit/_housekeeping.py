@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import inspect
+import sys
 from collections import deque
+from contextlib import suppress
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ._core.effects import Do, Effect
@@ -18,6 +22,26 @@ if TYPE_CHECKING:
 __all__ = ("Housekeeping",)
 
 _WAKE = Do.WAKE
+_PACKAGES = ("poolkit.", "poolkit_adapters.")
+_SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+"""Before Python 3.13, ``frame.clear()`` would end a generator or coroutine that is suspended."""
+
+
+def clear_ended_frames() -> None:
+    """Clear the variables of our functions that have ended and that a stored traceback keeps.
+
+    The traceback of an interrupted acquire has the slot in its frames. Test runners, error trackers and futures store
+    tracebacks. A function that has ended will not act on the slot, so REFERENCE-IS-CLAIM does not hold for its frame.
+    """
+    spared = _SUSPENDED if sys.version_info < (3, 13) else 0
+    for frame in gc.get_objects():
+        if (
+            type(frame) is FrameType
+            and not frame.f_code.co_flags & spared
+            and str(frame.f_globals.get("__name__")).startswith(_PACKAGES)
+        ):
+            with suppress(RuntimeError):  # it has not ended
+                frame.clear()
 
 
 class Housekeeping:
@@ -46,6 +70,7 @@ class Housekeeping:
             elif do is Do.REPORT:
                 self._pool._register.report()
             elif do is Do.COLLECT:
+                clear_ended_frames()
                 gc.collect()
             elif do is not Do.TELL:
                 assert slot is not None

@@ -23,7 +23,7 @@ class Do(Enum):
     TELL = "tell"  # call the listeners: events are pending
     SHARE = "share"  # notify other pools of the budget
     REPORT = "report"  # report leases that were dropped without close()
-    COLLECT = "collect"  # run the garbage collector
+    COLLECT = "collect"  # clear the frames of functions that have ended, and run the garbage collector
 
 
 class Effect(NamedTuple):

@@ -11,13 +11,14 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
 from poolkit import Connector, Pool
-from tests.faults.interrupts import Interrupt
+from poolkit._housekeeping import clear_ended_frames
+from tests.faults.interrupts import Interrupt, interrupted_at
 
 pytestmark = [
     pytest.mark.skipif(sys.implementation.name != "cpython", reason="needs PyThreadState_SetAsyncExc"),
@@ -150,3 +151,76 @@ def test_the_books_are_right_when_an_interrupted_caller_has_lost_a_connection() 
         held = [pool.acquire(timeout=60) for _ in range(2)]
         for connection in held:
             pool.release(connection)
+
+
+def bare(pool: Pool[Any]) -> None:
+    pool.release(pool.acquire(timeout=60))
+
+
+def test_every_connection_comes_back_while_the_tracebacks_of_interrupted_callers_are_stored() -> None:
+    stored: list[BaseException] = []
+
+    def interrupted() -> None:
+        try:
+            bare(pool)
+        except Interrupt as error:
+            stored.append(error)
+            raise
+
+    with Pool(Server(), max_size=200) as pool:
+        for connection in [pool.acquire() for _ in range(200)]:
+            pool.release(connection)
+        while interrupted_at(len(stored) + 1, interrupted) is not None:
+            pass
+        assert len(stored) > 100
+        for slot in pool._leased.copy().values():  # the interrupted caller has the connection
+            pool.release(slot.connection)
+        held = [pool.acquire(timeout=60) for _ in range(200)]
+        assert len({id(connection) for connection in held}) == 200
+        for connection in held:
+            pool.release(connection)
+        pool.check_books()
+
+
+ENGINE = """
+def has_ended(held):
+    raise LookupError
+
+def runs(held, act):
+    act()
+    return held
+
+def is_suspended(held):
+    yield
+    yield held
+
+async def is_awaited(held, sleep):
+    await sleep
+    return held
+"""
+
+
+def test_only_frames_of_our_functions_that_have_ended_are_cleared() -> None:
+    ours: dict[str, Any] = {"__name__": "poolkit.engine"}
+    theirs: dict[str, Any] = {"__name__": "application"}
+    kept = []
+    for module in (ours, theirs):
+        exec(ENGINE, module)
+        with pytest.raises(LookupError) as caught:
+            module["has_ended"]("held")
+        kept.append(caught.value)
+    suspended, awaited = ours["is_suspended"]("held"), ours["is_awaited"]("held", Sleep())
+    next(suspended)
+    awaited.send(None)
+    assert ours["runs"]("held", clear_ended_frames) == "held"
+    assert next(suspended) == "held"
+    with pytest.raises(StopIteration) as end:
+        awaited.send(None)
+    assert end.value.value == "held"
+    left = [error.__traceback__.tb_next.tb_frame.f_locals for error in kept if error.__traceback__]  # type: ignore[union-attr]
+    assert left == [{}, {"held": "held"}]
+
+
+class Sleep:
+    def __await__(self) -> Generator[None, None, None]:
+        yield
