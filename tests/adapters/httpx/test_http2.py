@@ -226,13 +226,21 @@ async def test_a_refused_stream_is_sent_again(h2_server: Make, certificates: Cer
 async def test_http_2_offered_and_http_1_chosen(certificates: Certificates) -> None:
     from poolkit.testing.servers import HTTPServer
 
+    versions: list[str] = []
+
+    async def hold() -> None:
+        async with client.stream("GET", f"{server.url}/") as response:
+            versions.append(response.http_version)
+            await until_async(lambda: len(versions) == 20)  # each has a connection of its own
+
     with HTTPServer(tls=certificates, fast=True) as server:
         made = transport(certificates)
         async with httpx.AsyncClient(transport=made, timeout=10) as client:
             async with anyio.create_task_group() as group:
                 for _ in range(20):
-                    group.start_soon(client.get, f"{server.url}/sleep?ms=1000")
-            assert server.stats().max_active == 20
+                    group.start_soon(hold)
+            assert versions == ["HTTP/1.1"] * 20
+            assert server.stats().max_open == 20
             made.poolkit.check_books()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 import types
@@ -23,6 +24,9 @@ from poolkit_adapters.httpcore._names import ON_ADDRESSES
 from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 from tests.faults.proxy import FaultProxy
 from tests.support.resolver import ANSWERS, Resolver
+from tests.support.waiting import until
+
+from .conftest import Script, answer, read_request
 
 
 def test_07_waiting_for_a_connection_and_opening_one_are_two_times(
@@ -133,17 +137,28 @@ async def test_19_r5_turns_are_even(other_http_server: HTTPServer) -> None:
     assert min(turns) >= 10
 
 
-def test_19_turns_are_even_among_threads(other_http_server: HTTPServer) -> None:
-    turns = [0] * 16
+def test_19_turns_are_even_among_threads(scripted: Callable[[Script], str]) -> None:
+    """Threads that have their answer and ask again are served after those that have waited."""
+    served: list[bytes] = []
+
+    def script(connection: socket.socket, _number: int) -> None:
+        while request := read_request(connection):
+            served.append(request.split()[1])
+            answer(connection, b"")
+
+    url = scripted(script)
 
     def work(number: int) -> None:
-        while max(turns) < 12:
-            pool.request("GET", f"{other_http_server.url}/sleep?ms=5")
-            turns[number] += 1
+        for _ in range(5):
+            pool.request("GET", f"{url}/{number}")
 
-    with PoolkitConnectionPool(max_connections=4) as pool, ThreadPoolExecutor(16) as threads:
-        list(threads.map(work, range(16)))
-    assert min(turns) >= 8
+    with PoolkitConnectionPool(max_connections=1) as pool, ThreadPoolExecutor(16) as threads:
+        with pool.stream("GET", f"{url}/held"):
+            for number in range(16):
+                threads.submit(work, number)
+                until(lambda: pool.poolkit.stats().waiting == number + 1)  # noqa: B023
+    assert served[:17] == [b"/held", *(b"/%d" % number for number in range(16))]
+    assert len(served) == 1 + 16 * 5
 
 
 def test_an_idle_connection_of_another_origin_gives_way(http_server: HTTPServer, other_http_server: HTTPServer) -> None:

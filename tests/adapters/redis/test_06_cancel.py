@@ -121,7 +121,14 @@ async def test_03_a_cancelled_connect_is_kept_or_leaves_nothing_behind(
 ) -> None:
     proxy = fault_proxy(redis_server.host, redis_server.port)
     proxy.mode = "hold"
-    pool = AsyncPoolkitConnectionPool(host=proxy.host, port=proxy.port, max_connections=1, connect_in_caller=in_caller)
+    pool = AsyncPoolkitConnectionPool(
+        host=proxy.host,
+        port=proxy.port,
+        max_connections=1,
+        connect_in_caller=in_caller,
+        socket_timeout=60,
+        socket_connect_timeout=60,
+    )
     task = asyncio.create_task(pool.get_connection())
     await asyncio.sleep(0.05)
     task.cancel()

@@ -289,25 +289,26 @@ def test_20_waiters_are_served_in_turn(fake: Any) -> None:
 
 
 def test_19_no_thread_starves(fake: Any) -> None:
-    pool = PoolkitPool(fake, pool_size=4, max_overflow=0, timeout=30)
-    counts = [0] * 20
-    stop = threading.Event()
+    """Threads that have returned a connection and ask again are served after those that have waited."""
+    pool = PoolkitPool(fake, pool_size=1, max_overflow=0, timeout=30)
+    served: list[int] = []
 
     def work(number: int) -> None:
-        while not stop.is_set():
+        for _ in range(5):
             connection = pool.connect()
-            time.sleep(0.002)
-            counts[number] += 1
+            served.append(number)
             connection.close()
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(20)]
-    for thread in threads:
+    held = pool.connect()
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+    for waiting, thread in enumerate(threads, 1):
         thread.start()
-    until(lambda: sum(counts) >= 600, 25)
-    stop.set()
+        until(lambda: pool.poolkit.stats().waiting == waiting)  # noqa: B023
+    held.close()
     for thread in threads:
-        thread.join(10)
-    assert max(counts) <= 1.5 * min(counts), counts
+        thread.join(30)
+    assert served[:20] == list(range(20))
+    assert len(served) == 100
 
 
 @pytest.mark.parametrize("soft", [False, True])
