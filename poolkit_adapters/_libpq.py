@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
 from poolkit.runtimes.names import addresses_async, is_name
 
-from ._time_limits import seconds_of
+from ._time_limits import parts, seconds_of
 
 __all__ = ("Hosts", "attempts_of", "hosts_of", "longest", "share", "whole_seconds")
 
@@ -54,10 +53,7 @@ class Hosts:
 
     def _shares(self, timeout: float | None) -> Iterator[tuple[tuple[str, str], float | None]]:
         """Return the names, each with an equal part of the time that is left."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for number, place in enumerate(self.names):
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            yield place, None if left is None else left / (len(self.names) - number)
+        return parts(self.names, timeout)
 
     @staticmethod
     def _or_driver(addresses: list[str] | None) -> list[str]:

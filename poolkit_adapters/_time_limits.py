@@ -8,9 +8,9 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from poolkit import PoolConfig
 from poolkit.config import sources_of
@@ -22,9 +22,11 @@ from ._errors import release_locals
 from ._hang_up import Connecting, hang_up
 
 __all__ = (
-    "Watch", "caller_limit", "limit_role_question", "loop_watch", "rest_of", "rollback_limit", "seconds_of",
+    "Watch", "caller_limit", "limit_role_question", "loop_watch", "parts", "rest_of", "rollback_limit", "seconds_of",
     "whole_connect",
 )  # fmt: skip
+
+T = TypeVar("T")
 
 _THREADS = ThreadRuntime()
 _SELDOM = 5.0
@@ -64,6 +66,17 @@ def rest_of(timeout: float | None, longest: float, begun: float, what: str) -> f
     if left <= 0.0:
         raise TimeoutError(f"the connect took {spent:.3g} s, all of its time: none is left for the {what}")
     return left
+
+
+def parts(items: Sequence[T], timeout: float | None) -> Iterator[tuple[T, float | None]]:
+    """Yield what is tried in turn, each with an equal part of the time that is left then (None: no limit).
+
+    So one address that does not answer leaves time for the next one.
+    """
+    until = None if timeout is None else time.monotonic() + timeout
+    for number, item in enumerate(items):
+        left = None if until is None else max(0.0, until - time.monotonic())
+        yield item, None if left is None else left / (len(items) - number)
 
 
 def rollback_limit(check_timeout: float | None, server: str) -> float | None:

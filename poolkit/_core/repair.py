@@ -51,9 +51,9 @@ def audit(core: Core, now: float) -> int:
 def search(core: Core, now: float) -> None:
     """Have garbage collected if callers wait, and a connection stays away that is neither idle nor on lease.
 
-    Such a slot is on the stack of a thread that takes or returns it, or nothing will act on it. A stored traceback of an
-    interrupted caller keeps it, or a cycle with that traceback. In a free-threaded build it may also wait for the thread
-    that has made it, which sleeps. The shell clears the frames of our functions that have ended, and has garbage
+    Such a slot is on the stack of a thread that takes or returns it, or nothing will act on it. A stored traceback of
+    an interrupted caller keeps it, or a cycle with that traceback. In a free-threaded build it may also wait for the
+    thread that has made it, which sleeps. The shell clears the frames of our functions that have ended, and has garbage
     collected; this frees all three. It is slow, so the pauses between collections double, up to ``QUIET`` seconds. They
     are short again when none was wanted for so long.
     """

@@ -16,6 +16,7 @@ from typing import Any
 
 from poolkit.runtimes.names import addresses, addresses_async, is_name
 
+from .._time_limits import parts
 from ._driver import AsyncConnection, Connection, DriverError, SyncTLS, async_connection
 
 __all__ = ("connect_by_address",)
@@ -38,6 +39,11 @@ def _time(connection: Any, limit: Callable[[], float | None]) -> float | None:
     return min(times, default=None)
 
 
+def _left(timeout: float | None, begun: float) -> float | None:
+    """Return the seconds that the lookup has left for the addresses; they share them."""
+    return None if timeout is None else max(0.0, begun + timeout - time.monotonic())
+
+
 def _connect(ref: Callable[[], Any], limit: Callable[[], float | None]) -> Any:
     # close_sockets_of() recognizes an interrupted connect by the name of this function and the name "self"
     self = ref()
@@ -50,10 +56,10 @@ def _connect(ref: Callable[[], Any], limit: Callable[[], float | None]) -> Any:
     host, own = self.host, self.socket_connect_timeout
     sock, failure = None, OSError("the resolver found no address for the host")
     try:
-        if timeout is not None:
-            self.socket_connect_timeout = max(0.001, timeout - (time.monotonic() - begun))
-        for address in found:
+        for address, seconds in parts(found, _left(timeout, begun)):
             self.host = address
+            if seconds is not None:
+                self.socket_connect_timeout = max(0.001, seconds)
             try:
                 sock = _PLAIN(self)
                 break
@@ -84,17 +90,17 @@ async def _connect_async(ref: Callable[[], Any], limit: Callable[[], float | Non
     if found is None:
         await _ASYNC(self)
         return
-    failure = OSError("the resolver found no address for the host")
-    async with async_connection.async_timeout(None if timeout is None else begun + timeout - time.monotonic()):
-        for address in found:
-            self._connection_arguments = partial(_arguments, ref, address)
-            try:
+    failure: Exception = OSError("the resolver found no address for the host")
+    for address, seconds in parts(found, _left(timeout, begun)):
+        self._connection_arguments = partial(_arguments, ref, address)
+        try:
+            async with async_connection.async_timeout(seconds):
                 await _ASYNC(self)
-                return
-            except OSError as error:
-                failure = error
-            finally:
-                del self._connection_arguments
+            return
+        except (OSError, asyncio.TimeoutError) as error:  # the latter is no OSError before Python 3.11
+            failure = error
+        finally:
+            del self._connection_arguments
     raise failure
 
 

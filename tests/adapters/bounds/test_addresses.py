@@ -5,6 +5,7 @@ them an equal part of the time, and gives the connect up only when the last one 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 import threading
@@ -15,14 +16,17 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
+import redis.asyncio
 from sqlalchemy import URL, create_engine
 from sqlalchemy.event import listen
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from poolkit import PoolConfig
-from poolkit.testing.servers import PostgresServer
+from poolkit.testing.servers import PostgresServer, RedisServer
 from poolkit_adapters import _attempts, _time_limits
+from poolkit_adapters import redis as rd
 from poolkit_adapters import sqlalchemy as sa
 from poolkit_adapters._libpq import longest, share
 from poolkit_adapters._time_limits import rest_of
@@ -316,6 +320,47 @@ def test_a_limit_is_rounded_up_to_the_whole_seconds_of_libpq(
 ) -> None:
     resolver.addresses = [postgres.host]
     assert through(postgres, connect_timeout=seconds) == (given, postgres.host)
+
+
+@pytest.fixture
+def full(redis_server: RedisServer, resolver: Resolver) -> Iterator[None]:
+    """The name has four addresses. The first three take no connection, because their queues are full."""
+    resolver.addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4", redis_server.host]
+    with contextlib.ExitStack() as stack:
+        for address in resolver.addresses[:3]:
+            stack.enter_context(socket.create_server((address, redis_server.port), backlog=0))
+            for _ in range(4):
+                filling = stack.enter_context(socket.socket())
+                filling.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    filling.connect((address, redis_server.port))
+        yield
+
+
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
+def test_redis_reaches_the_fourth_address_within_the_time_of_a_connect(
+    redis_server: RedisServer, asynchronous: bool
+) -> None:
+    """The addresses share the time. In threads the pool would give the connect up before; a task would try the first
+    address only.
+    """
+    settings: dict[str, Any] = {
+        "host": ANSWERS, "port": redis_server.port, "socket_connect_timeout": LIMIT, "connect_timeout": LIMIT,
+        "timeout": 3 * LIMIT, "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+    }  # fmt: skip
+
+    async def main() -> None:
+        retry = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
+        pool = rd.AsyncPoolkitConnectionPool(**{**settings, "retry": retry})
+        assert await redis.asyncio.Redis(connection_pool=pool).ping()
+        await pool.aclose()
+
+    if asynchronous:
+        asyncio.run(main())
+        return
+    with rd.PoolkitConnectionPool(**settings) as pool:
+        assert redis.Redis(connection_pool=pool).ping()
 
 
 # -- what follows the connect -----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from tests.support.instructions import instructions
     ids=["sync", "async"],
 )
 def test_29_a_checkout_costs_less_than_with_queuepool(theirs: Any, ours: Any, bound: float, fake: FakeDriver) -> None:
-    """In bytecodes, which do not depend on the load of the machine. The largest shares are those with SQLAlchemy 2.0."""
+    """In bytecodes, which do not depend on the load of the machine. The shares are largest with SQLAlchemy 2.0."""
 
     def cost(pool: Any) -> float:
         return instructions(lambda: pool.connect().close())
