@@ -8,19 +8,22 @@ import textwrap
 
 import pytest
 
-from poolkit.testing.servers import HTTPServer, PostgresServer
+from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the module resource")
 
 PROGRAM = """
 import asyncio, os, resource, sys, warnings
-import httpcore, httpx, psycopg, psycopg_pool, trio
+import asyncpg, httpcore, httpx, psycopg, psycopg_pool, redis, redis.asyncio, trio
 from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
+from poolkit_adapters import asyncpg as with_asyncpg
 from poolkit_adapters.dbapi import PooledDatabase
 from poolkit import Connector, Pool
 from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool, PoolkitConnectionPool
-from poolkit_adapters.sqlalchemy import PoolkitPool
+from poolkit_adapters.redis import AsyncPoolkitConnectionPool as AsyncRedisPool, PoolkitConnectionPool as RedisPool
+from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
 
 warnings.simplefilter("ignore")
 way, address, url = sys.argv[1:]
@@ -60,7 +63,39 @@ def sync(pool, take):
         os.close(number)
 
 
+async def tasks(pool, take):
+    taken = fill()
+    try:
+        await take(pool)
+    except Exception as error:
+        told.append(str(error))
+    for number in taken:
+        os.close(number)
+
+
+async def psycopg_tasks():
+    async with AsyncPoolkitConnectionPool(address, min_size=0, max_size=1, timeout=0.5, open=False) as pool:
+        await tasks(pool, lambda pool: pool.getconn())
+
+
+async def asyncpg_tasks():
+    async with with_asyncpg.create_pool(address, min_size=0, max_size=1) as pool:
+        await tasks(pool, lambda pool: pool.acquire(timeout=0.5))
+
+
+async def sqlalchemy_tasks():
+    engine = create_async_engine(url.replace("+psycopg", "+asyncpg"), poolclass=AsyncPoolkitPool)
+    await tasks(engine, lambda engine: engine.connect().start())
+
+
+async def redis_tasks():
+    pool = AsyncRedisPool.from_url(address)
+    await tasks(redis.asyncio.Redis(connection_pool=pool), lambda client: client.ping())
+
+
 told = []
+LOOPS = {"psycopg-async": psycopg_tasks, "asyncpg": asyncpg_tasks, "sqlalchemy-async": sqlalchemy_tasks,
+         "redis-async": redis_tasks}
 if way == "asyncio":
     asyncio.run(http())
 elif way == "trio":
@@ -84,6 +119,10 @@ elif way == "engine":
                 raise ValueError("no connection") from None
 
     sync(Pool(Own()), lambda pool: pool.acquire(timeout=0.5))
+elif way in LOOPS:
+    asyncio.run(LOOPS[way]())
+elif way == "redis":
+    sync(redis.Redis(connection_pool=RedisPool.from_url(address)), lambda client: client.ping())
 elif way == "psycopg":
     with PoolkitConnectionPool(address, min_size=0, max_size=1, timeout=0.5) as pool:
         sync(pool, lambda pool: pool.getconn())
@@ -95,13 +134,20 @@ print(told)
 """
 
 
-@pytest.mark.parametrize("way", ["asyncio", "trio", "httpx", "engine", "psycopg", "sqlalchemy", "dbapi"])
-def test_too_many_open_files_is_named(postgres: PostgresServer, http_server: HTTPServer, way: str) -> None:
+WAYS = ["asyncio", "trio", "httpx", "engine", "psycopg", "psycopg-async", "sqlalchemy", "sqlalchemy-async", "asyncpg",
+        "redis", "redis-async", "dbapi"]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_too_many_open_files_is_named(
+    postgres: PostgresServer, http_server: HTTPServer, redis_server: RedisServer, way: str
+) -> None:
     """Runs in a process of its own that has used all its descriptors."""
     import psycopg
 
     conninfo = psycopg.conninfo.make_conninfo(**postgres.dsn)
-    address = http_server.url if way in ("asyncio", "trio", "httpx") else conninfo
+    addresses = {"asyncio": http_server.url, "trio": http_server.url, "httpx": http_server.url, "asyncpg": postgres.url}
+    address = redis_server.url if way.startswith("redis") else addresses.get(way, conninfo)
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), way, address, postgres.sqlalchemy_url("psycopg")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert "Too many open files" in done.stdout, done.stdout + done.stderr[-2000:]
