@@ -102,7 +102,7 @@ class Dialer:
         if self.by_caller and queued_at > -NEVER:
             return OPEN  # a caller's own connect
         if now < self.retry_at:
-            hopeless = not self.by_caller and self.hopeless(live, elsewhere=elsewhere)
+            hopeless = queued_at > -NEVER and self.hopeless(live, elsewhere=elsewhere)
             return Refuse(self.retry_at) if hopeless else At(self.retry_at)
         if self.rounds and opening:
             return _OTHERS_FIRST  # one connect at a time for all callers, until the server answers again

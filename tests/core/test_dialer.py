@@ -72,7 +72,7 @@ def test_after_a_fatal_error_callers_wait_only_for_connections_that_exist(
 ) -> None:
     dialer = make()
     fail(dialer, fatal=True)
-    answer = ask(dialer, live=live, elsewhere=elsewhere)
+    answer = ask(dialer, live=live, elsewhere=elsewhere, queued_at=NOW)
     assert answer == (Refuse if hopeless else At)(NOW + 1.0)
     assert isinstance(answer, Refuse) is hopeless
     error = dialer.error(NOW)
