@@ -23,7 +23,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -169,15 +168,13 @@ def lines_logged() -> list[tuple[str, list[str]]]:
     text between placeholders.
     """
     paths = [path for package in ("poolkit", "poolkit_adapters") for path in sorted((ROOT / package).rglob("*.py"))]
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    sources = {path: path.read_text(encoding="utf-8") for path in paths}
     texts: dict[str, str] = {}  # of constants that a call names
-    for node in chain.from_iterable(map(ast.walk, trees.values())):
-        match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
-                texts[name] = text
+    for source in sources.values():
+        texts.update(re.findall(r'^([A-Z_]+) = "(.+)"$', source, re.MULTILINE))
     found = []
-    for path, tree in trees.items():
-        for node in ast.walk(tree):
+    for path, source in sources.items():
+        for node in ast.walk(ast.parse(source)) if "logger" in source.lower() else ():
             match node:
                 case ast.Call(
                     func=ast.Attribute(value=logger, attr="warning" | "error" | "exception"), args=[first, *_]
