@@ -168,18 +168,24 @@ class _Housekeeper:
         """
         others: deque[tuple[float, weakref.ref[Task]]] = deque()
         try:
-            while self._inbox:
-                try:
-                    request = self._inbox.popleft()
-                except IndexError:
-                    break  # another thread does the same
-                if request[1]() is not task:
-                    others.append(request)
-            while others:
-                self._visit(others[0][1])
-                others.popleft()
+            self._empty_inbox(task, others)
+            self._tell(others)
         finally:
             self._inbox.extend(others)  # interrupted: the next request tells them
+
+    def _empty_inbox(self, task: Task, others: deque[tuple[float, weakref.ref[Task]]]) -> None:
+        while self._inbox:
+            try:
+                request = self._inbox.popleft()
+            except IndexError:
+                break  # another thread does the same
+            if request[1]() is not task:
+                others.append(request)
+
+    def _tell(self, others: deque[tuple[float, weakref.ref[Task]]]) -> None:
+        while others:
+            self._visit(others[0][1])
+            others.popleft()
 
     def _run(self, me: object) -> None:
         try:

@@ -42,7 +42,7 @@ class _Interface(asyncpg.InterfaceError):  # type: ignore[misc]  # asyncpg has n
 
 
 class AcquireTimeout(poolkit.AcquireTimeout, asyncio.TimeoutError):
-    """No connection became free in time: the pool is exhausted."""
+    """The caller's time is up: no connection became free, or the application's ``setup`` did not end in time."""
 
 
 class ServerUnavailable(poolkit.ServerUnavailable, asyncio.TimeoutError):

@@ -41,6 +41,10 @@ class Leases:
             session = await (self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout)))
         except PoolError as error:
             raise self._told(pool, error) from error.__cause__
+        if until is not None and time.monotonic() >= until:
+            # a caller that is too late must not cost the pool a connection: it has not been used yet
+            self._engine.release_nowait(session)
+            raise AcquireTimeout(f"{self._engine.name}: no time is left for setup")
         connection = session.connection
         session.connection = None  # from here on only the caller refers to the connection: see Session
         proxy = PoolConnectionProxy(session, connection, pool)

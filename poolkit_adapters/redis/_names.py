@@ -8,6 +8,7 @@ to connect are left alone.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 import weakref
 from collections.abc import Callable
@@ -92,22 +93,41 @@ async def _connect_async(ref: Callable[[], Any], limit: Callable[[], float | Non
         return
     failure: Exception = OSError("the resolver found no address for the host")
     for address, seconds in parts(found, _left(timeout, begun)):
-        self._connection_arguments = partial(_arguments, ref, address)
         try:
             async with async_connection.async_timeout(seconds):
-                await _ASYNC(self)
-            return
+                sock = await _opened(address, self.port)
+            break
         except (OSError, asyncio.TimeoutError) as error:  # the latter is no OSError before Python 3.11
             failure = error
-        finally:
-            del self._connection_arguments
-    raise failure
+    else:
+        raise failure
+    self._connection_arguments = partial(_arguments, ref, sock)
+    try:
+        # TLS has all the time that is left, as in threads
+        async with async_connection.async_timeout(_left(timeout, begun)):
+            await _ASYNC(self)
+    finally:
+        del self._connection_arguments
 
 
-def _arguments(ref: Callable[[], Any], address: str) -> dict[str, Any]:
-    """Return the connection's arguments with an address in place of the name. TLS still verifies the name."""
+async def _opened(address: str, port: int) -> socket.socket:
+    """Connect to an address and return the socket."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _arguments(ref: Callable[[], Any], sock: socket.socket) -> dict[str, Any]:
+    """Return the connection's arguments with a connected socket in place of the host. TLS still verifies the name."""
     self = ref()
     arguments = dict(type(self)._connection_arguments(self))
+    host = arguments.pop("host")
+    del arguments["port"]
     if "ssl" in arguments:
-        arguments.setdefault("server_hostname", arguments["host"])
-    return {**arguments, "host": address}
+        arguments.setdefault("server_hostname", host)
+    return {**arguments, "sock": sock}

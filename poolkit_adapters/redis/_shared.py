@@ -44,9 +44,9 @@ def check_limit(timeout: float | None, started: float, check_timeout: float | No
     """Return the time limit, in seconds, of a question to the server before a caller gets a connection; None: no limit.
 
     At most the time that the caller has left, also in its ``poolkit.deadline`` block. Even a caller that never waits
-    (``timeout=0``) waits for the answer.
+    (``timeout=0``), or that comes after its deadline, waits for the answer: the connection would be closed otherwise.
     """
-    limits = (time_left(timeout, started) if timeout else None, check_timeout, deadline.left())
+    limits = (time_left(timeout, started) if timeout else None, check_timeout, deadline.left() or None)
     return min((limit for limit in limits if limit is not None), default=None)
 
 

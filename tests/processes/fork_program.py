@@ -62,12 +62,13 @@ def main() -> None:
     connector = threading.Thread(target=lambda: late.append(subject.use()))
     connector.start()
     say(step="connecting")  # the test goes on when it has seen that connect
+    [pool] = poolkit.pools()
+    while kind not in DETACHED and pool.stats().waiting:
+        time.sleep(0.005)  # this caller is to have its own connection, not one that comes back
     for lease in leases:
         lease.end()
     if kind in DETACHED:
         connector.join(30)  # served by what came back; the connect that it caused goes on
-
-    [pool] = poolkit.pools()
     while kind == "redis" and pool.stats().connecting:
         time.sleep(0.005)  # what a handshake sends after the fork would count as the child's
     locked, unlock = threading.Event(), threading.Event()

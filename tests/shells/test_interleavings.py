@@ -215,7 +215,7 @@ class WithoutClasses(PoolSimulation):
 def test_a_failure_of_threads_shows_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a few switches and callers are left, and without the fault they do no harm."""
     monkeypatch.setattr(Core, "dropped", lambda self, slot, now: None)  # its slot is never free again
-    monkeypatch.setattr(replay, "PATIENCE", 100.0)  # the machine may be busy
+    monkeypatch.setattr(replay, "PATIENCE", float("inf"))  # the machine may be busy
     with pytest.raises(SimulationFailure) as caught:
         for seed in (seed for seed in range(60) if some_autoscale(seed) is None):
             WithoutClasses(seed).run()

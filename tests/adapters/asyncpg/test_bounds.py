@@ -128,6 +128,22 @@ async def test_a_setup_that_hangs_ends_with_the_time_of_its_caller(
         await until_async(lambda: len(admin.sessions(application)) == 1, "the first session has ended")
 
 
+async def test_a_caller_without_time_for_setup_costs_no_connection(make: Any, through: str) -> None:
+    calls: list[Any] = []
+
+    async def setup(connection: Any) -> None:
+        calls.append(connection)
+
+    async with make(through, min_size=2, max_size=2, setup=setup) as pool:
+        await until_async(lambda: pool.poolkit.stats().idle == 2, "two connections are idle")
+        for _ in range(3):
+            with poolkit.deadline(0), pytest.raises(poolkit.AcquireTimeout, match="no time is left for setup"):
+                await pool.acquire()
+        stats = pool.poolkit.stats()
+        assert (stats.idle, stats.connects, sum(stats.closes.values())) == (2, 2, 0)
+        assert not calls
+
+
 async def test_a_caller_that_never_waits_has_time_for_setup(make: Any, through: str) -> None:
     done: list[int] = []
 

@@ -106,7 +106,7 @@ async def test_a_spike_of_50_callers_on_5_open_connections_opens_at_most_2(world
     async with world.pool(**at(proxy, max_connections=30)) as pool:
         for _ in range(5):  # long: a busy machine may exceed the pause before the next connect
             pool.poolkit.clear()
-            proxy.latency = 0.05  # connects are slow
+            proxy.latency = 0.2  # connects are slow
             for connection in [await world.get(pool) for _ in range(5)]:
                 await world.give(pool, connection)
             await until_async(lambda: pool.poolkit.stats().idle >= 5, "five are open", pool.poolkit.stats)
