@@ -19,7 +19,7 @@ from ._deadline import current
 from ._log import logger
 from ._operations import BrokenContract, Operations, broken, returned
 from .connector import Verdict
-from .errors import ConnectFailed, PoolClosed, describe, name_missing_descriptor, name_own_thread, shown_again
+from .errors import PoolClosed, describe, name_missing_descriptor, name_own_thread, shown_again
 from .policies.retire import NEVER, evictable_at
 from .runtimes.base import AsyncParker, AsyncRuntime, Runtime
 
@@ -274,24 +274,6 @@ class Loops:
             return
         if self._pool._clock() < evictable_at(waiting_since=first.since):
             _move_first(endpoint, home, endpoint.requests)
-
-    def may_replace(self) -> float | ConnectFailed:
-        """An adapter is to replace a leased connection in place. Return 0.0 if it may connect now, the seconds after
-        which it is to ask again, or the error of its caller.
-        """
-        pool = self._pool
-        return pool._gate.step(commands.may_replace, pool._core, pool._endpoint, pool._clock())
-
-    def replace_failed(self, connection: Any, began: float, error: BaseException) -> None:
-        """The connect that was to replace a leased connection in place, from ``began`` on, has failed. Count it."""
-        pool = self._pool
-        verdict = pool._driver.operations.verdict_of_connect(error, elastic=pool._config.autoscale is not None)
-        pool._gate.step(self._count_failed, connection, began, error, verdict)
-
-    def _count_failed(self, connection: Any, began: float, error: BaseException, verdict: Verdict) -> None:
-        held = self._pool._leased.get(id(connection))
-        if held is not None:
-            commands.replace_failed(self._pool._core, held.slot, error, verdict, began, self._pool._clock())
 
     def replaced(self, connection: Any, began: float) -> None:
         """An adapter has replaced a leased connection in place, by a connect that began at ``began``. Count it."""

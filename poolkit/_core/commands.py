@@ -6,22 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import PoolConfig
-from ..connector import Verdict
-from ..errors import ConnectFailed, PoolClosed, PoolSuspended, remembered
+from ..errors import PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
 from ..policies.members import members
 from ..policies.retire import expiry
 from . import elastic
-from .endpoints import Endpoint
 from .machine import Core
-from .opener import Open, Refuse
 from .repair import audit
 from .slots import CONNECTING, ESTABLISHED, IDLE, Held, Slot
 from .state import Phase
 
 __all__ = (
-    "abort_leased", "clear", "discard_idle", "inherit", "lease_given_up", "may_replace", "reconfigure",
-    "replace_failed", "replaced", "reserve", "resume", "shut", "suspend",
+    "abort_leased", "clear", "discard_idle", "inherit", "lease_given_up", "reconfigure", "replaced", "reserve",
+    "resume", "shut", "suspend",
 )  # fmt: skip
 
 
@@ -154,40 +151,9 @@ def lease_given_up(core: Core, record: Held, now: float) -> None:
     core.overload.gave_up_lease(record.slot.endpoint, record.slot.owner, now)
 
 
-def may_replace(core: Core, endpoint: Endpoint, now: float) -> float | ConnectFailed:
-    """An adapter is to replace a leased connection in place. Return 0.0 if it may connect now, the seconds after which
-    it is to ask again, or the error of its caller.
-
-    Backoff and breaker apply as to any connect. The caller has no other connection to wait for.
-    """
-    dialer = endpoint.dialer
-    answer = dialer.may_open(now, endpoint.connecting, 0, elsewhere=core.features.elsewhere)
-    if isinstance(answer, Open):
-        dialer.claim(core.config, core.random, now)
-        return 0.0
-    if isinstance(answer, Refuse):
-        return dialer.error(now)
-    return min(answer.until - now, core.config.backoff.base)  # another connect may succeed before
-
-
-def replace_failed(core: Core, slot: Slot, error: BaseException, verdict: Verdict, began: float, now: float) -> None:
-    """A connect that was to replace a leased connection in place, from ``began`` on, has failed."""
-    slot.requested_at = began
-    error = remembered(error)  # it goes on to the caller and collects a traceback, which would keep frames alive
-    core.opener.failed(slot, error, verdict, slot.generation == slot.endpoint.generation, now)
-
-
 def replaced(core: Core, record: Held, began: float, now: float) -> None:
-    """A lease has another connection in the place of its own, which its adapter has closed: count both.
-
-    The successor of the old connection, if one is being opened, will not take the place of the new one.
-    """
+    """A lease has another connection in the place of its own, which its adapter has closed: count both."""
     slot = record.slot
-    if slot.rotating:
-        slot.rotating = False
-        for other in core.slots.living():
-            if other.replaced is slot:
-                other.replaced = None
     core.counts.closes[CloseReason.DISCARDED] += 1
     core.tell(
         EventKind.CONNECTION_CLOSED, now, slot, reason=CloseReason.DISCARDED, duration=max(0.0, began - slot.ready_at)
@@ -195,11 +161,7 @@ def replaced(core: Core, record: Held, began: float, now: float) -> None:
     core.counts.connects += 1
     core.meters.connect.record(now - began)
     core.slots.all[slot.id].opened_at = slot.ready_at = now
-    current = slot.generation == slot.endpoint.generation
-    if slot.endpoint.dialer.succeeded(now - began, current=current):
-        core.tell(EventKind.BREAKER_CLOSED, now)
-    core.touched[slot.endpoint] = None
-    if current:  # else expired: the fast path looks at nothing else
+    if slot.generation == slot.endpoint.generation:  # else expired: the fast path looks at nothing else
         slot.expires = expiry(now, core.config.max_lifetime, core.config.lifetime_jitter, core.random)
     core.tell(EventKind.CONNECTION_READY, now, slot, duration=now - began)
 

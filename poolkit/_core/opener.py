@@ -149,14 +149,6 @@ class Dialer:
         apart = self.by_caller or not isinstance(error, Exception)
         self.last_error, self.last_error_at = remembered(error) if apart else error, now
 
-    def claim(self, config: PoolConfig, random: Callable[[], float], now: float) -> None:
-        """A connect begins that is not among those in progress. After a failure, others wait for another backoff, or
-        until it succeeds.
-        """
-        self.last_opened_at = now
-        if self.rounds:
-            self.retry_at = now + full_jitter(config.backoff, self.rounds, random)
-
     def failed(
         self, config: PoolConfig, random: Callable[[], float], now: float, *, fatal: bool, together: bool
     ) -> bool:

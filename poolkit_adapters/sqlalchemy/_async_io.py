@@ -76,7 +76,6 @@ class AsyncRecord(Record):
         """
         if not self.moved:
             super()._ConnectionRecord__connect()
-        self._io.connects.admit(self)
         self.loop, self.moved, self._replaces = running_loop(), False, True
         self.most = None  # from here on the deadline of its user applies
         self.attempt = Attempt(self.pool.poolkit.config)
@@ -100,15 +99,10 @@ class AsyncRecord(Record):
         """Do the same as :meth:`Record.connect`, and count a connect that replaces the connection in place."""
         replaces, self._replaces = self._replaces, False
         engine = self.pool.poolkit
-        began, loops = engine._clock(), engine._driver.loops
-        try:
-            super().connect()
-        except (Exception, asyncio.CancelledError) as error:
-            if replaces:
-                loops.replace_failed(self, began, self._io.connects.error_of(self, error))
-            raise
+        began = engine._clock()
+        super().connect()
         if replaces:
-            loops.replaced(self, began)
+            engine._driver.loops.replaced(self, began)
 
 
 class GreenletIO:

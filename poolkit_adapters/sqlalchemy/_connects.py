@@ -56,23 +56,7 @@ class Connects:
         if late:
             assert record.attempt is not None
             raise overdue(self._pool._dialect, record.attempt.seconds)
-        _raise(self._outcome_of(record, task))
-
-    def admit(self, record: AsyncRecord) -> None:
-        """Wait until a slot may reconnect in place: backoff and breaker of the engine apply. Raises its error, or that
-        of a caller whose time is up.
-        """
-        loops, waits = self._pool.poolkit._driver.loops, running_loop() is not None and in_greenlet()
-        while True:
-            pause = loops.may_replace()
-            if not isinstance(pause, float):
-                raise self._pool._translate(pause)
-            if not pause or not waits:
-                return
-            left = record.left()
-            if left == 0.0:
-                raise _too_late(record, "the last connect failed, and the next one has to wait")
-            await_(asyncio.sleep(pause if left is None else min(pause, left)))
+        _raise(self._error_of(record, task))
 
     def run(self, record: AsyncRecord) -> None:
         """Call ``record.connect()`` for the calling greenlet. If that is cancelled, or its time is up, the connect
@@ -91,24 +75,20 @@ class Connects:
             record.ending = self._runtime.keep(self._see_off(record, task, self._limit(), kept=kept))
             raise
         if task.done():
-            _raise(self._outcome_of(record, task))
+            _raise(self._error_of(record, task))
             return
         assert record.attempt is not None
         if record.attempt.left() != 0.0:
             record.ending = self._runtime.keep(self._see_off(record, task, self._limit(), kept=kept))
-            raise _too_late(record, "the connect continues for the next caller")
+            raise _too_late(record)
         record.ending = self._runtime.keep(self._see_off(record, task, 0.0))
         raise overdue(self._pool._dialect, record.attempt.seconds)
 
-    def _outcome_of(self, record: AsyncRecord, task: asyncio.Task[BaseException | None]) -> BaseException | None:
-        """Return the error of a connect that has ended, or None."""
-        error = asyncio.CancelledError() if task.cancelled() else task.result()
-        return None if error is None else self.error_of(record, error)
-
-    def error_of(self, record: AsyncRecord, error: BaseException) -> BaseException:
-        """Return the error of a connect. A cancelled one is an error: its caller was not cancelled, and drivers end
-        connects by a cancellation at their own time limit.
+    def _error_of(self, record: AsyncRecord, task: asyncio.Task[BaseException | None]) -> BaseException | None:
+        """Return the error of a connect that has ended, or None. A cancelled one is an error: its caller was not
+        cancelled, and drivers end connects by a cancellation at their own time limit.
         """
+        error = asyncio.CancelledError() if task.cancelled() else task.result()
         if not isinstance(error, asyncio.CancelledError):
             return error
         if record.attempt is not None and record.attempt.left() == 0.0:
@@ -176,10 +156,12 @@ class Connects:
                 await asyncio.wait([task])
 
 
-def _too_late(record: AsyncRecord, why: str) -> BaseException:
-    """Return the error of a caller whose deadline has passed while its slot reconnects, or was to reconnect."""
+def _too_late(record: AsyncRecord) -> BaseException:
+    """Return the error of a caller whose deadline has passed while its slot reconnects."""
     pool: Any = record.pool
-    error = AcquireTimeout(f"{pool.poolkit.name}: no connection in {patience(pool):g} s; {why}")
+    error = AcquireTimeout(
+        f"{pool.poolkit.name}: no connection in {patience(pool):g} s; the connect continues for the next caller"
+    )
     translated: BaseException = pool._translate(error)
     return translated
 

@@ -528,42 +528,6 @@ def test_a_connection_that_is_replaced_in_place_counts_as_closed_and_opened(
 
 
 @unclosed
-@pytest.mark.parametrize("breaker", [False, True], ids=("backoff", "breaker"))
-def test_a_connect_in_place_that_fails_counts_and_the_next_one_does_not_reach_the_server(
-    postgres: PostgresServer, driver: str, other_loop: asyncio.AbstractEventLoop, breaker: bool
-) -> None:
-    """Backoff and breaker see it as any other connect."""
-    settings: dict[str, Any] = {"breaker": BreakerConfig(failure_threshold=1, reset_timeout=1000.0)} if breaker else {}
-    engine = create_async_engine(
-        postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=2, max_overflow=0, pool_timeout=PATIENCE,
-        backoff=BackoffConfig(base=1000.0, cap=1000.0), **settings,
-    )  # fmt: skip
-    pool: Any = engine.pool
-    pool.poolkit._core.random = lambda: 1.0
-    asyncio.run_coroutine_threadsafe(pids(engine, 2), other_loop).result(PATIENCE)
-    tried: list[Any] = []
-
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def refuse(*_: Any) -> None:
-        tried.append(1)
-        raise ConnectionRefusedError("the server is down")
-
-    async def main() -> None:
-        with pytest.raises(Exception, match="the server is down"):
-            await pid(engine)
-        failure = poolkit.CircuitOpen if breaker else exc.TimeoutError
-        with pytest.raises(failure), poolkit.deadline(0.2):
-            await pid(engine)
-
-    asyncio.run(main())
-    stats = pool.poolkit.stats()
-    assert (len(tried), stats.connect_errors) == (1, 1)
-    pool.poolkit.check_books()
-    asyncio.run(engine.dispose())
-    gc.collect()
-
-
-@unclosed
 @pytest.mark.parametrize("long_waits", [False, True], ids=("it-has-just-come", "it-has-waited-for-long"))
 def test_a_returned_connection_goes_to_a_caller_of_its_own_loop(
     postgres: PostgresServer, driver: str, other_loop: asyncio.AbstractEventLoop, long_waits: bool,
