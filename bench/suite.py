@@ -97,7 +97,7 @@ def measure(names: Sequence[str], effort: Effort, say: Callable[[str], None] | N
         for name, experiment in EXPERIMENTS.items():
             if names and name not in names:
                 continue
-            run.experiment = name
+            run.start(name)
             begun = time.monotonic()
             try:
                 experiment.run(run)

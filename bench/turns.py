@@ -102,6 +102,10 @@ class Run:
             for series, value in numbers:
                 self.result.add(series, value)
 
+    def start(self, experiment: str) -> None:
+        """Begin an experiment. What fails from now on is noted under its name."""
+        self.experiment, self._during = experiment, ""
+
     def failed(self, subject: str, error: BaseException) -> Failure:
         """Note the failure of a subject's turn, or of the experiment outside a turn (no subject), and say it."""
         ours = not subject or "poolkit" in subject

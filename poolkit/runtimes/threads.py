@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -168,19 +169,18 @@ class _Housekeeper:
         """
         others: deque[tuple[float, weakref.ref[Task]]] = deque()
         try:
-            self._empty_inbox(task, others)
+            self._move_requests(task, others)
             self._tell(others)
         finally:
             self._inbox.extend(others)  # interrupted: the next request tells them
 
-    def _empty_inbox(self, task: Task, others: deque[tuple[float, weakref.ref[Task]]]) -> None:
-        while self._inbox:
-            try:
-                request = self._inbox.popleft()
-            except IndexError:
-                break  # another thread does the same
+    def _move_requests(self, task: Task, others: deque[tuple[float, weakref.ref[Task]]]) -> None:
+        """An interruption may leave a request in both deques: it is read twice then, and never lost."""
+        for request in members(self._inbox):
             if request[1]() is not task:
                 others.append(request)
+            with suppress(ValueError):  # another thread does the same
+                self._inbox.remove(request)
 
     def _tell(self, others: deque[tuple[float, weakref.ref[Task]]]) -> None:
         while others:

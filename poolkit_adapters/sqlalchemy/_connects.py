@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.util import greenlet_spawn
 
-from poolkit import AcquireTimeout
-
 from .._hang_up import hang_up
 from ._errors import connect_error, overdue
-from ._exchange import patience
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 
 if TYPE_CHECKING:
@@ -80,7 +77,7 @@ class Connects:
         assert record.attempt is not None
         if record.attempt.left() != 0.0:
             record.ending = self._runtime.keep(self._see_off(record, task, self._limit(), kept=kept))
-            raise _too_late(record)
+            raise record.too_late("the connect continues for the next caller")
         record.ending = self._runtime.keep(self._see_off(record, task, 0.0))
         raise overdue(self._pool._dialect, record.attempt.seconds)
 
@@ -156,16 +153,6 @@ class Connects:
                 await asyncio.wait([task])
 
 
-def _too_late(record: AsyncRecord) -> BaseException:
-    """Return the error of a caller whose deadline has passed while its slot reconnects."""
-    pool: Any = record.pool
-    error = AcquireTimeout(
-        f"{pool.poolkit.name}: no connection in {patience(pool):g} s; the connect continues for the next caller"
-    )
-    translated: BaseException = pool._translate(error)
-    return translated
-
-
 async def _in_time(record: AsyncRecord, task: asyncio.Task[Any], *, asked: bool = False) -> None:
     """Wait until ``task`` has ended or its connect has used up its time; with ``asked`` also until its caller has.
 
@@ -174,16 +161,20 @@ async def _in_time(record: AsyncRecord, task: asyncio.Task[Any], *, asked: bool 
     """
     await asyncio.sleep(0)  # without a name to look up, the limit is known then
     try:
-        while not task.done():
-            assert record.attempt is not None
-            limits = [limit for limit in (record.attempt.left(), record.left() if asked else None) if limit is not None]
-            left = min(limits, default=None)
-            if left == 0.0:
-                return
-            record.changed = changed = asyncio.get_running_loop().create_future()
-            await asyncio.wait([task, changed], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        await _until_limit(record, task, asked=asked)
     finally:
         record.changed = None
+
+
+async def _until_limit(record: AsyncRecord, task: asyncio.Task[Any], *, asked: bool) -> None:
+    while not task.done():
+        assert record.attempt is not None
+        limits = [limit for limit in (record.attempt.left(), record.left() if asked else None) if limit is not None]
+        left = min(limits, default=None)
+        if left == 0.0:
+            return
+        record.changed = changed = asyncio.get_running_loop().create_future()
+        await asyncio.wait([task, changed], timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _raise(error: BaseException | None) -> None:

@@ -22,10 +22,19 @@ def ask(dialect: Any, dbapi_connection: Any) -> bool:
 
 
 def pre_ask(pool: BasePool, record: Record, dbapi_connection: Any) -> bool:
-    """Run the ping of ``pre_ping``, within ``check_timeout`` and the time that the caller has left."""
-    limits = [limit for limit in (pool.poolkit.config.check_timeout, record.left()) if limit is not None]
+    """Run the ping of ``pre_ping``, within ``check_timeout`` and the time that the caller has left.
+
+    Without any time left there is no ping: an idle connection is handed out even after the deadline.
+    """
+    limit, left = pool.poolkit.config.check_timeout, record.left()
+    if left == 0.0:
+        return True
+    callers = left is not None and (limit is None or left < limit)
     try:
-        return pool._io.ping(dbapi_connection, min(limits, default=None))
+        return pool._io.ping(dbapi_connection, left if callers else limit)
     except TimeoutError as error:
         pool.logger.info("Pool pre-ping on connection %s failed: %s", dbapi_connection, error)
-        return False
+        if not callers:
+            return False  # a lost connection: SQLAlchemy invalidates all idle ones
+        failure, cause = record.too_late("the ping did not end in time"), error.__cause__
+    raise failure from cause  # says nothing about the other connections

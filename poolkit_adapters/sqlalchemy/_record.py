@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnectionRecord
 
-from poolkit import ConfigError, Connector, deadline
+from poolkit import AcquireTimeout, ConfigError, Connector, deadline
 from poolkit.connector import Verdict, default_classify
 
 from .._errors import release_locals
@@ -78,6 +78,11 @@ class Record(_ConnectionRecord):
             return block
         left = max(0.0, self.asked + limit - time.monotonic())
         return left if block is None else min(left, block)
+
+    def too_late(self, why: str) -> BaseException:
+        """Return the error of its user, whose time was up before it had a connection."""
+        waited = time.monotonic() - self.asked
+        return self.pool._translate(AcquireTimeout(f"{self.pool.poolkit.name}: no connection in {waited:.2f} s; {why}"))
 
     def _checkin_failed(self, err: BaseException, _fairy_was_created: bool = True) -> None:
         """As in SQLAlchemy, except that a connect in progress continues and keeps its slot."""

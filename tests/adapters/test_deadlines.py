@@ -12,8 +12,9 @@ import httpx
 import pytest
 import redis
 import redis.asyncio
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.util import greenlet_spawn
 
 import poolkit
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
@@ -98,6 +99,49 @@ def test_a_ping_of_sqlalchemy_ends_with_the_block(
         engine.connect()
     proxy.cut()
     engine.dispose()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
+def test_a_late_ping_of_sqlalchemy_costs_no_other_connection(
+    postgres: PostgresServer, fault_proxy: MakeProxy, asynchronous: bool
+) -> None:
+    """The time of one caller says nothing about the server. After its end there is no ping."""
+    proxy = fault_proxy(postgres.host, postgres.port)
+    url = postgres.sqlalchemy_url("psycopg").replace(f":{postgres.port}/", f":{proxy.port}/")
+    settings: dict[str, Any] = {
+        "pool_pre_ping": True, "pool_size": 3, "max_overflow": 0, "pool_timeout": None, "check_timeout": LONG,
+    }  # fmt: skip
+
+    def use(engine: Engine) -> None:
+        connects: list[Any] = []
+        event.listen(engine, "connect", lambda *_: connects.append(1))
+
+        def all_in_use() -> int:
+            with contextlib.ExitStack() as held:
+                for _ in range(3):
+                    assert held.enter_context(engine.connect()).scalar(ONE) == 1
+            return len(connects)
+
+        assert all_in_use() == 3
+        proxy.mode = "silent"  # a ping would not end
+        with poolkit.deadline(0):
+            connection = engine.connect()
+        proxy.mode = "pass"
+        connection.close()
+        assert all_in_use() == 3
+        proxy.mode = "silent"
+        with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
+            engine.connect()
+        proxy.mode = "pass"
+        assert all_in_use() == 4
+        engine.dispose()
+
+    if asynchronous:
+        asyncio.run(
+            greenlet_spawn(lambda: use(create_async_engine(url, poolclass=AsyncPoolkitPool, **settings).sync_engine))
+        )
+    else:
+        use(create_engine(url, poolclass=PoolkitPool, **settings))
 
 
 class _Token:

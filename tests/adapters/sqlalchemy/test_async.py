@@ -528,6 +528,37 @@ def test_a_connection_that_is_replaced_in_place_counts_as_closed_and_opened(
 
 
 @unclosed
+@pytest.mark.parametrize("patience", [PATIENCE, None], ids=("pool_timeout", "no-pool_timeout"))
+def test_a_connect_in_place_that_hangs_ends_for_its_caller_with_the_block(
+    postgres: PostgresServer, driver: str, other_loop: asyncio.AbstractEventLoop, patience: float | None
+) -> None:
+    """The message does not name ``pool_timeout`` as the time that the caller has waited."""
+    engine = create_async_engine(
+        postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0, pool_timeout=patience
+    )
+    pool: Any = engine.pool
+    asyncio.run_coroutine_threadsafe(pid(engine), other_loop).result(PATIENCE)
+
+    async def main() -> None:
+        answers = asyncio.Event()
+
+        @event.listens_for(engine.sync_engine, "do_connect")
+        def hang(*_: Any) -> None:
+            await_(answers.wait())
+
+        with pytest.raises(exc.TimeoutError, match="the connect continues") as caught, poolkit.deadline(0.2):
+            await pid(engine)
+        assert f"no connection in {PATIENCE:g} s" not in str(caught.value)
+        answers.set()
+        await pid(engine)
+
+    asyncio.run(main())
+    pool.poolkit.check_books()
+    asyncio.run(engine.dispose())
+    gc.collect()
+
+
+@unclosed
 @pytest.mark.parametrize("long_waits", [False, True], ids=("it-has-just-come", "it-has-waited-for-long"))
 def test_a_returned_connection_goes_to_a_caller_of_its_own_loop(
     postgres: PostgresServer, driver: str, other_loop: asyncio.AbstractEventLoop, long_waits: bool,
