@@ -233,9 +233,6 @@ _PLAIN = re.compile(
     rf"|['\"](?!{_ENDS}))+",
     re.DOTALL,
 )
-_SPACED = re.compile(r"(?:[ \t]+(?![\w.-]+[ \t]*=)[^\s,;:=(){}\[\]'\"]+){1,8}(?=[ \t]+[\w.-]+[ \t]*=)")
-_SPACED_LAST = re.compile(r"(?:[ \t]+[^\s,;:=(){}\[\]'\"]+){1,8}(?=\s*$|[:,;](?:\s|$))")
-_PAIRS = re.compile(r"\s*[\w.-]+[ \t]*=")  # the beginning of a connection string
 _TABLE = re.compile(r"\{\s*(?:$|\\*[bru]?['\"])", re.IGNORECASE)
 
 
@@ -252,8 +249,7 @@ def _named(text: str) -> str:
             continue
         if key[0].lower() == "sslkey" and _PLACE.match(text, at):
             continue
-        spaced = "=" in separator[0] and key[0].lower().startswith("pass")
-        start, end = _value(text, at, key[0].lower(), "," in separator[0], spaced)
+        start, end = _value(text, at, key[0].lower(), "," in separator[0])
         if end > start:
             done += [text[kept:start], _MASK]
             kept = end
@@ -270,8 +266,8 @@ def _by_space(text: str, key: re.Match[str], end: int) -> re.Match[str] | None:
     return _QUOTE_NEXT.match(text, end) if key[0].lower().startswith("passw") else None
 
 
-def _value(text: str, at: int, key: str, listed: bool, spaced: bool) -> tuple[int, int]:
-    """Start and end of the value that begins at ``at``, without its quotation marks. ``spaced``: it may have spaces."""
+def _value(text: str, at: int, key: str, listed: bool) -> tuple[int, int]:
+    """Start and end of the value that begins at ``at``, without its quotation marks."""
     if listed and key == "auth":  # a command of Redis as a list: ['AUTH', 'user', 'password']
         ends = [place for place in (text.find("]", at), text.find(")", at)) if place >= 0]
         return at, min(ends, default=len(text))
@@ -299,10 +295,6 @@ def _value(text: str, at: int, key: str, listed: bool, spaced: bool) -> tuple[in
         if found is None:
             break
         end = found.end()
-    if spaced:  # not valid, but what somebody may have written: a password with spaces and without quotation marks
-        found = _SPACED.match(text, end) or (_SPACED_LAST.match(text, end) if _PAIRS.match(text) else None)
-        if found is not None:
-            end = found.end()
     return at, end
 
 
