@@ -24,7 +24,7 @@ __all__ = ("Housekeeping",)
 _WAKE = Do.WAKE
 _PACKAGES = ("poolkit.", "poolkit_adapters.")
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-"""Before Python 3.13, ``frame.clear()`` would end a generator or coroutine that is suspended."""
+"""In Python 3.10, ``frame.clear()`` would end a generator or coroutine that is suspended."""
 
 
 def clear_ended_frames() -> None:
@@ -33,7 +33,7 @@ def clear_ended_frames() -> None:
     The traceback of an interrupted acquire has the slot in its frames. Test runners, error trackers and futures store
     tracebacks. A function that has ended will not act on the slot, so REFERENCE-IS-CLAIM does not hold for its frame.
     """
-    spared = _SUSPENDED if sys.version_info < (3, 13) else 0
+    spared = _SUSPENDED if sys.version_info < (3, 11) else 0
     for frame in gc.get_objects():
         if (
             type(frame) is FrameType

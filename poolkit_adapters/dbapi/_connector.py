@@ -13,7 +13,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from poolkit import ConfigError, Connector, Pool, Verdict
+from poolkit import ConfigError, Connector, Pool, PoolConfig, Verdict
 from poolkit.connector import default_classify
 from poolkit.errors import LeaseOverdue, raw_text
 
@@ -24,7 +24,7 @@ from .._hang_up import Connecting, is_reachable
 from .._libpq import whole_seconds
 from .._time_limits import Watch, caller_limit, rest_of, seconds_of, whole_connect
 from ._checks import ServerChecks
-from ._names import LIBPQ, look_up
+from ._names import LIBPQ, look_up, with_limit_of_libpq
 
 __all__ = ("TIMEOUT_ARGUMENTS", "DbapiConnector", "server_of", "timeout_argument")
 
@@ -76,6 +76,7 @@ class DbapiConnector(Connector[Any]):
         module: ModuleType,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        config: PoolConfig,
         *,
         setup: Callable[[Any], object] | None,
         checks: ServerChecks | None,
@@ -84,12 +85,13 @@ class DbapiConnector(Connector[Any]):
         self.overdue_error: type[LeaseOverdue] = LeaseOverdue
         self._args = args
         self._kwargs = kwargs
+        self._config = config  # until there is a pool
         self._setup = setup
         self._timeout_argument = timeout_argument(module)
         self.watch = Watch()
         self._attempts = Attempts()
         self.give_up = self._attempts.give_up
-        self.pool: weakref.ref[Pool[Any]] | None = None  # its setting check_timeout applies, which may change
+        self.pool: weakref.ref[Pool[Any]] | None = None  # its settings may change
         self._checks = checks
         if checks is not None:
             self.check = checks.check  # type: ignore[method-assign]
@@ -100,7 +102,11 @@ class DbapiConnector(Connector[Any]):
             return self._open(timeout, attempt)
 
     def _open(self, timeout: float | None, attempt: Attempt) -> Any:
-        kwargs, restore, begun = dict(self._kwargs), None, time.monotonic()
+        pool = None if self.pool is None else self.pool()
+        config = self._config if pool is None else pool.config
+        kwargs = with_limit_of_libpq(self.module, self._args, self._kwargs, config)
+        restore, begun = None, time.monotonic()
+        del pool  # a connect that hangs must not keep a dropped pool
         limit, shared, connection = None, None, None
         if timeout is not None:
             limit, shared = self._limited(kwargs, timeout)

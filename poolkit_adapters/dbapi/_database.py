@@ -36,7 +36,7 @@ from ._checks import ServerChecks
 from ._connector import DbapiConnector, server_of
 from ._errors import errors_of, told
 from ._proxies import LeaseState, PooledConnection
-from ._settings import check_keywords, plan, with_limit_of_libpq
+from ._settings import check_keywords, plan
 from ._state import RECONNECTING, STATELESS, left_in_transaction, restorable, still_in_memory
 
 __all__ = ("PooledDatabase",)
@@ -139,7 +139,6 @@ class PooledDatabase:
         if check is not None and not callable(check) and not isinstance(check, str):
             raise ConfigError(f"check={check!r}: must be callable or an SQL statement", "check")
         self._irreplaceable = still_in_memory(module, args[0] if args else kwargs.get("database"))
-        kwargs = with_limit_of_libpq(module, args, kwargs, planned)
         if module.__name__ == "sqlite3":
             kwargs = _for_sqlite(args, kwargs, planned)
         self._module = module
@@ -150,7 +149,7 @@ class PooledDatabase:
         self._server = server_of(module)
         local = module.__name__ == "sqlite3" and check is None  # no server to check
         checks = None if local else ServerChecks(check)
-        self._connector = DbapiConnector(module, args, kwargs, setup=setup, checks=checks)
+        self._connector = DbapiConnector(module, args, kwargs, planned, setup=setup, checks=checks)
         self._connector.overdue_error = self._errors.of(LeaseOverdue)
         self._pool: Pool[Any] = Pool(self._connector, planned, name=name, debug=debug)
         self._connector.pool = weakref.ref(self._pool)

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from poolkit import PoolConfig
+from poolkit.config import sources_of
 from poolkit.runtimes.names import addresses, is_name
 
 from .._libpq import attempts_of, hosts_of, longest, share
 from .._time_limits import seconds_of
 
-__all__ = ("LIBPQ", "look_up", "written")
+__all__ = ("LIBPQ", "look_up", "with_limit_of_libpq", "written")
 
 LIBPQ = ("psycopg", "psycopg2")
 """Modules that connect through libpq."""
@@ -73,8 +76,27 @@ def written(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
         return {}
     try:
         return dict(_parser(module.__name__)(text))
-    except (ImportError, module.Error):
-        return {}  # a module that is only named so; an error that the module raises again when it connects
+    except Exception:  # noqa: BLE001  # only named so, or a string that the module refuses again when it connects
+        return {}
+
+
+def with_limit_of_libpq(
+    module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], config: PoolConfig
+) -> dict[str, Any]:
+    """Return a copy of ``kwargs`` with the ``connect_timeout`` of libpq's connection string or environment.
+
+    As a keyword it is the limit of each connect. A ``connect_timeout`` that was given for this pool counts instead. The
+    environment counts after a service file, which only libpq reads.
+    """
+    setting = sources_of(config).get("connect_timeout")
+    for_this_pool = setting is not None and setting.written and not setting.shared
+    if module.__name__ not in LIBPQ or for_this_pool or kwargs.get("connect_timeout") is not None:
+        return dict(kwargs)
+    given = {**written(module, args, kwargs), **kwargs}
+    own = given.get("connect_timeout")
+    if own is None and "service" not in given and "PGSERVICE" not in os.environ:
+        own = os.environ.get("PGCONNECT_TIMEOUT")
+    return {**kwargs, "connect_timeout": own} if own else dict(kwargs)
 
 
 def _parser(name: str) -> Callable[[str], dict[str, Any]]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from poolkit import PoolConfig
-from poolkit.config import Source, sources_of
+from poolkit.config import Source
 from poolkit.settings import combine, layer, layer_of, set_aside, without_effect
 
 from .._options import refuse_misspelt
 from ._connector import TIMEOUT_ARGUMENTS, timeout_argument
-from ._names import LIBPQ, written
 
-__all__ = ("check_keywords", "effective", "plan", "with_limit_of_libpq")
+__all__ = ("check_keywords", "effective", "plan")
 
 
 def plan(module: ModuleType, config: PoolConfig | None, settings: Mapping[str, Any], *, asks: bool) -> PoolConfig:
@@ -38,21 +36,6 @@ def plan(module: ModuleType, config: PoolConfig | None, settings: Mapping[str, A
 def effective(config: PoolConfig) -> PoolConfig:
     """Return the settings that a pool uses with this config, for a module that has a connect timeout."""
     return combine(layer_of(config), base=config)
-
-
-def with_limit_of_libpq(
-    module: ModuleType, args: tuple[Any, ...], kwargs: dict[str, Any], config: PoolConfig
-) -> dict[str, Any]:
-    """Return ``kwargs`` with the ``connect_timeout`` of libpq's connection string or of ``PGCONNECT_TIMEOUT``.
-
-    As a keyword it is the limit of each connect. A ``connect_timeout`` that was given for this pool counts instead.
-    """
-    setting = sources_of(config).get("connect_timeout")
-    for_this_pool = setting is not None and setting.written and not setting.shared
-    if module.__name__ not in LIBPQ or for_this_pool or kwargs.get("connect_timeout") is not None:
-        return kwargs
-    own = written(module, args, kwargs).get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT"))
-    return {**kwargs, "connect_timeout": own} if own else kwargs
 
 
 _RESEMBLING = frozenset({*TIMEOUT_ARGUMENTS.values(), "keepalives"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -131,9 +132,7 @@ def through_keyword_of_psycopg2(dsn: str) -> PooledDatabase:
 
 
 def through_environment(dsn: str) -> PooledDatabase:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PGCONNECT_TIMEOUT", "2")
-        return PooledDatabase(psycopg, dsn, acquire_timeout=8)
+    return PooledDatabase(psycopg, dsn, acquire_timeout=8)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +144,14 @@ def through_environment(dsn: str) -> PooledDatabase:
     ids=lambda given: given.__name__,
 )  # fmt: skip
 def test_a_connect_timeout_of_libpq_limits_a_connect(
-    given: Callable[[str], PooledDatabase], postgres: PostgresServer, fault_proxy: Callable[[str, int], FaultProxy]
+    given: Callable[[str], PooledDatabase],
+    postgres: PostgresServer,
+    fault_proxy: Callable[[str, int], FaultProxy],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """poolkit's default of 10 s would be longer than the caller waits."""
+    if given is through_environment:
+        monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")
     proxy = fault_proxy(postgres.host, postgres.port)
     with given(psycopg.conninfo.make_conninfo(**{**postgres.dsn, "port": proxy.port})) as db:
         db.connect().close()
@@ -167,6 +171,25 @@ def test_the_pools_own_connect_timeout_replaces_that_of_libpq(
         assert connection.info.get_parameters()["connect_timeout"] == "7"
 
 
+def test_a_limit_that_is_given_later_replaces_that_of_libpq(postgres: PostgresServer) -> None:
+    text = psycopg.conninfo.make_conninfo(**postgres.dsn, connect_timeout=3)
+    with PooledDatabase(psycopg, text) as db:
+        db.poolkit.reconfigure(connect_timeout=7)
+        with db.connect() as connection:
+            assert connection.info.get_parameters()["connect_timeout"] == "7"
+
+
+def test_the_environment_does_not_replace_a_service_file(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "60")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    lines = "".join(f"{name}={value}\n" for name, value in postgres.dsn.items())
+    (tmp_path / "services").write_text(f"[orders]\n{lines}", encoding="utf-8")
+    with PooledDatabase(psycopg, "service=orders") as db, db.connect() as connection:
+        assert connection.info.get_parameters()["connect_timeout"] == "10"  # poolkit's default
+
+
 def test_a_limit_for_every_pool_does_not_replace_that_of_libpq(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +200,11 @@ def test_a_limit_for_every_pool_does_not_replace_that_of_libpq(
         db.connect() as connection,
     ):
         assert connection.info.get_parameters()["connect_timeout"] == "3"
+
+
+def test_a_string_that_cannot_be_encoded_is_refused_by_the_connect() -> None:
+    with PooledDatabase(psycopg, "host=\udcff", acquire_timeout=8) as db, pytest.raises(Exception, match="encode"):
+        db.connect()
 
 
 def test_a_string_that_libpq_cannot_read_fails_with_its_message() -> None:
