@@ -42,6 +42,7 @@ def clear_ended_frames() -> None:
         ):
             with suppress(RuntimeError):  # it has not ended
                 frame.clear()
+                frame.f_locals  # noqa: B018  # updates the copy that Python 3.10 keeps for debuggers and tracers
 
 
 class Housekeeping:
