@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from poolkit import AutoscaleConfig, ConfigError, Connector, Pool, Verdict, _text
+from poolkit import AutoscaleConfig, ConfigError, Connector, Pool, PoolConfig, Verdict, _text
 from poolkit._text import LONGEST, describe, masked, raw_text, said, shown, without_quotes
 from poolkit.cluster import Node
 from poolkit.cluster.discovery import EtcdDiscovery
@@ -359,7 +359,8 @@ def test_masking_is_linear_even_without_the_cut(piece: str, monkeypatch: pytest.
 
 
 def _dbapi(text: str) -> object:
-    return DbapiConnector(sqlite3, (), {}, setup=None, checks=None).classify(sqlite3.OperationalError(text))
+    connector = DbapiConnector(sqlite3, (), {}, PoolConfig(), setup=None, checks=None)
+    return connector.classify(sqlite3.OperationalError(text))
 
 
 @pytest.mark.parametrize(

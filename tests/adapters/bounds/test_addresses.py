@@ -74,7 +74,7 @@ def dbapi(conninfo: str, arguments: dict[str, Any]) -> Bounds:
     module: Any = types.ModuleType("psycopg")
     vars(module).update({name: value for name, value in vars(psycopg).items() if not name.startswith("__")})
     module.connect = connect
-    connector = DbapiConnector(module, (conninfo,), arguments, setup=lambda _: ask("opened"), checks=None)
+    connector = DbapiConnector(module, (conninfo,), arguments, PoolConfig(), setup=lambda _: ask("opened"), checks=None)
     connector.connect(LIMIT).close()
     return found
 
