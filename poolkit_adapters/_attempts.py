@@ -31,7 +31,6 @@ class Attempt:
         self._given_up = False
         self._known = True  # whether a session exists, and how to end it
         self._end: Callable[[], object] | None = None
-        self._reachable: Callable[[], bool] | None = None
         self._bound: float | None = None
 
     def extend(self, seconds: float) -> None:
@@ -50,32 +49,25 @@ class Attempt:
         with self._lock:
             if self._given_up:
                 raise GivenUp("the pool has given up this connect")
-            self._known, self._end, self._reachable = False, end, None
+            self._known, self._end = False, end
 
-    def opened(self, end: Callable[[], object], reachable: Callable[[], bool] | None = None) -> None:
+    def opened(self, end: Callable[[], object]) -> None:
         """The driver has opened a session. ``end()`` ends it from another thread, without waiting.
 
-        ``reachable()`` tells whether ``end()`` can do that; None: it can. If it cannot, the slot of the session is
-        taken until the connect has returned. It is asked only when the connect is given up: it calls methods of the
-        driver's connection, which may be a test's or a tracer's object that records each call.
+        Do not call this if nothing can end the session: its slot is then taken until the connect has returned.
         """
         with self._lock:
-            self._known, self._end, self._reachable = True, end, reachable
+            self._known, self._end = True, end
             if self._given_up:
-                self._finish()
+                end()
 
     def give_up(self) -> bool:
         """End the connect. Return whether it has no session now and will not open one."""
         with self._lock:
             self._given_up = True
-            self._finish()
+            if self._end is not None:
+                self._end()
             return self._known
-
-    def _finish(self) -> None:
-        if self._reachable is not None and not self._reachable():
-            self._known = False
-        elif self._end is not None:
-            self._end()
 
 
 class Attempts:

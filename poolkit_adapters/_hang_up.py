@@ -127,9 +127,12 @@ def hang_up(driver: Any) -> bool:
 
 
 def is_reachable(driver: Any) -> bool:
-    """Return whether :func:`hang_up` ends this open connection's session, as its socket can be found. Never raises."""
+    """Return whether :func:`hang_up` ends this open connection's session, as its socket can be found. Never raises.
+
+    It calls nothing of the connection, which may be a test's or a tracer's object that records each call.
+    """
     try:
-        return _descriptor(driver) is not None
+        return _socket_holder(driver) is not None
     except Exception:  # noqa: BLE001  a driver that refuses
         return False
 
@@ -144,17 +147,22 @@ def finish(driver: Any) -> None:
 
 def _descriptor(driver: Any) -> int | None:
     """Return the descriptor of the socket (-1: closed), or None if it cannot be found."""
+    holder = _socket_holder(driver)
+    sock = holder.get_extra_info("socket") if hasattr(holder, "get_extra_info") else holder
+    return None if sock is None else int(sock.fileno())
+
+
+def _socket_holder(driver: Any) -> Any:
+    """Return the transport, the socket, or the connection that has its descriptor; None if there is none of them."""
     writer = getattr(driver, "_writer", None)  # aiomysql
     transport = getattr(driver, "_transport", None) or getattr(writer, "transport", None)  # asyncpg, asyncmy
     if transport is not None:
-        sock = transport.get_extra_info("socket")
-    elif callable(getattr(driver, "fileno", None)):  # psycopg, psycopg2, mysqlclient
-        sock = driver
-    else:
-        broker = getattr(driver, "_socket", None)  # MySQL Connector in pure Python
-        sock = getattr(driver, "_usock", None) or getattr(driver, "_sock", None)  # pg8000; PyMySQL
-        sock = sock or getattr(broker, "sock", None)
-    return None if sock is None else int(sock.fileno())
+        return transport
+    if callable(getattr(driver, "fileno", None)):  # psycopg, psycopg2, mysqlclient
+        return driver
+    broker = getattr(driver, "_socket", None)  # MySQL Connector in pure Python
+    sock = getattr(driver, "_usock", None) or getattr(driver, "_sock", None)  # pg8000; PyMySQL
+    return sock or getattr(broker, "sock", None)
 
 
 def _interrupt(driver: Any) -> bool:

@@ -23,7 +23,7 @@ from ._hang_up import Connecting, hang_up
 
 __all__ = (
     "Watch", "caller_limit", "limit_role_question", "loop_watch", "parts", "rest_of", "rollback_limit", "seconds_of",
-    "whole_connect",
+    "shortest", "whole_connect",
 )  # fmt: skip
 
 T = TypeVar("T")
@@ -66,6 +66,11 @@ def rest_of(timeout: float | None, longest: float, begun: float, what: str) -> f
     if left <= 0.0:
         raise TimeoutError(f"the connect took {spent:.3g} s, all of its time: none is left for the {what}")
     return left
+
+
+def shortest(*limits: float | None) -> float | None:
+    """Return the least of several limits in seconds. None is no limit."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def parts(items: Sequence[T], timeout: float | None) -> Iterator[tuple[T, float | None]]:

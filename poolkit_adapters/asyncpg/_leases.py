@@ -13,6 +13,7 @@ import poolkit
 from poolkit import AsyncPool, PoolError, deadline
 from poolkit.errors import shown
 
+from .._time_limits import shortest
 from ._errors import AcquireTimeout, NotLeased, PoolClosed, ReadOnlyServer, told
 from ._proxy import PoolConnectionProxy
 from ._session import Session
@@ -64,8 +65,8 @@ class Leases:
         config, seconds = self._engine.config, timeout
         if timeout is None:
             seconds = config.connect_timeout if config.acquire_timeout == 0 else config.acquire_timeout
-        limits = [limit for limit in (seconds, deadline.left()) if limit is not None]
-        return time.monotonic() + min(limits) if limits else None
+        limit = shortest(seconds, deadline.left())
+        return None if limit is None else time.monotonic() + limit
 
     def _told(self, pool: PoolkitPool, error: PoolError) -> BaseException:
         if isinstance(error, poolkit.PoolClosed) and (pool._closing or pool._closed):

@@ -24,7 +24,7 @@ from .._hang_up import Connecting, is_reachable
 from .._libpq import whole_seconds
 from .._time_limits import Watch, caller_limit, rest_of, seconds_of, whole_connect
 from ._checks import ServerChecks
-from ._names import LIBPQ, look_up, with_limit_of_libpq
+from ._names import LIBPQ, look_up, with_limit_of_libpq, written
 
 __all__ = ("TIMEOUT_ARGUMENTS", "DbapiConnector", "server_of", "timeout_argument")
 
@@ -85,7 +85,8 @@ class DbapiConnector(Connector[Any]):
         self.overdue_error: type[LeaseOverdue] = LeaseOverdue
         self._args = args
         self._kwargs = kwargs
-        self._config = config  # until there is a pool
+        self._written = written(module, args, kwargs)
+        self._first_config = config
         self._setup = setup
         self._timeout_argument = timeout_argument(module)
         self.watch = Watch()
@@ -102,11 +103,8 @@ class DbapiConnector(Connector[Any]):
             return self._open(timeout, attempt)
 
     def _open(self, timeout: float | None, attempt: Attempt) -> Any:
-        pool = None if self.pool is None else self.pool()
-        config = self._config if pool is None else pool.config
-        kwargs = with_limit_of_libpq(self.module, self._args, self._kwargs, config)
+        kwargs = with_limit_of_libpq(self.module, self._written, self._kwargs, self._config())
         restore, begun = None, time.monotonic()
-        del pool  # a connect that hangs must not keep a dropped pool
         limit, shared, connection = None, None, None
         if timeout is not None:
             limit, shared = self._limited(kwargs, timeout)
@@ -134,7 +132,8 @@ class DbapiConnector(Connector[Any]):
             )
         if timeout is not None:  # otherwise nothing limits the setup, and nothing would end the session
             attempt.extend(2 * timeout + 1.0)
-            attempt.opened(partial(self.watch.cut, connection), partial(is_reachable, connection))
+            if is_reachable(connection):
+                attempt.opened(partial(self.watch.cut, connection))
         if restore is not None:
             restore(connection)
         if self.module.__name__ == "psycopg":
@@ -171,21 +170,24 @@ class DbapiConnector(Connector[Any]):
             kwargs.setdefault(name, self._in_whole_seconds(timeout))
             return timeout, timeout
         limit = seconds_of(own)
-        pool = None if self.pool is None else self.pool()
-        left = None if pool is None else caller_limit(pool.config, timeout)
+        left = caller_limit(self._config(), timeout)
         if left is not None:
             mine = self._in_whole_seconds(left)
             if not limit or mine < limit:  # otherwise the argument stays as it is: libpq takes no float
                 limit = kwargs[name] = mine
         return limit, left
 
+    def _config(self) -> PoolConfig:
+        """Return the pool's settings, which may change; before there is a pool, those that it is made with."""
+        pool = None if self.pool is None else self.pool()
+        return self._first_config if pool is None else pool.config
+
     def _in_whole_seconds(self, seconds: float) -> int:
         return whole_seconds(seconds) if self.module.__name__ in LIBPQ else max(1, round(seconds))
 
     def connect_bound(self, thread: int, timeout: float | None) -> float | None:
         """See ``poolkit.Connector``. A module without a connect timeout has a limit all the same."""
-        pool = None if self.pool is None else self.pool()
-        return self._attempts.bound(thread, whole_connect(pool.config) if timeout is None and pool else timeout)
+        return self._attempts.bound(thread, whole_connect(self._config()) if timeout is None else timeout)
 
     def close(self, connection: Any) -> None:
         """Close the module's connection. If psycopg's is running a statement, wait until the server has ended it."""
@@ -194,13 +196,12 @@ class DbapiConnector(Connector[Any]):
         if self.module.__name__ != "psycopg":
             connection.close()
             return
-        from .._psycopg_ending import CANCEL_TIMEOUT, observed_ending
+        from .._psycopg_ending import observed_ending
 
         ending = observed_ending(connection)
         connection.close()
         if ending is not None and ending.at_work:
-            pool = None if self.pool is None else self.pool()
-            ending.wait(CANCEL_TIMEOUT if pool is None else pool.config.check_timeout)
+            ending.wait(self._config().check_timeout)
 
     def classify(self, error: BaseException) -> Verdict:
         """Return what an error of a connect means. (At the end of a lease the result of the rollback decides.)"""

@@ -81,9 +81,11 @@ def written(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
 
 
 def with_limit_of_libpq(
-    module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], config: PoolConfig
+    module: Any, string: Mapping[str, Any], kwargs: Mapping[str, Any], config: PoolConfig
 ) -> dict[str, Any]:
     """Return a copy of ``kwargs`` with the ``connect_timeout`` of libpq's connection string or environment.
+
+    ``string``: the parameters in the connection string (:func:`written`).
 
     As a keyword it is the limit of each connect. A ``connect_timeout`` that was given for this pool counts instead. The
     environment counts after a service file, which only libpq reads.
@@ -92,7 +94,7 @@ def with_limit_of_libpq(
     for_this_pool = setting is not None and setting.written and not setting.shared
     if module.__name__ not in LIBPQ or for_this_pool or kwargs.get("connect_timeout") is not None:
         return dict(kwargs)
-    given = {**written(module, args, kwargs), **kwargs}
+    given = {**string, **kwargs}
     own = given.get("connect_timeout")
     if own is None and "service" not in given and "PGSERVICE" not in os.environ:
         own = os.environ.get("PGCONNECT_TIMEOUT")

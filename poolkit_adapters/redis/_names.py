@@ -91,6 +91,7 @@ async def _connect_async(ref: Callable[[], Any], limit: Callable[[], float | Non
     if found is None:
         await _ASYNC(self)
         return
+    arguments = _arguments(self)  # before there is a socket, because a subclass may raise an error here
     failure: Exception = OSError("the resolver found no address for the host")
     for address, seconds in parts(found, _left(timeout, begun)):
         try:
@@ -101,7 +102,7 @@ async def _connect_async(ref: Callable[[], Any], limit: Callable[[], float | Non
             failure = error
     else:
         raise failure
-    self._connection_arguments = partial(_arguments, ref, sock)
+    self._connection_arguments = lambda: {**arguments, "sock": sock}
     try:
         # TLS has all the time that is left, as in threads
         async with async_connection.async_timeout(_left(timeout, begun)):
@@ -122,12 +123,9 @@ async def _opened(address: str, port: int) -> socket.socket:
     return sock
 
 
-def _arguments(ref: Callable[[], Any], sock: socket.socket) -> dict[str, Any]:
-    """Return the connection's arguments with a connected socket in place of the host. TLS still verifies the name."""
-    self = ref()
-    arguments = dict(type(self)._connection_arguments(self))
-    host = arguments.pop("host")
-    del arguments["port"]
+def _arguments(connection: Any) -> dict[str, Any]:
+    """Return the connection's arguments without its address, for a connected socket. TLS still verifies the name."""
+    arguments = dict(type(connection)._connection_arguments(connection))
     if "ssl" in arguments:
-        arguments.setdefault("server_hostname", host)
-    return {**arguments, "sock": sock}
+        arguments.setdefault("server_hostname", arguments.get("host"))
+    return {name: value for name, value in arguments.items() if name not in ("host", "port")}

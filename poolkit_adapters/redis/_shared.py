@@ -13,6 +13,7 @@ from typing import Any
 
 from poolkit import deadline
 
+from .._time_limits import shortest
 from ._driver import CLUSTER, PACKAGE, Abstract, AsyncAbstract, AsyncTLS, AsyncTLSContext, SyncTLS, driver_info
 from ._names import connect_by_address
 
@@ -46,8 +47,7 @@ def check_limit(timeout: float | None, started: float, check_timeout: float | No
     At most the time that the caller has left, also in its ``poolkit.deadline`` block. Even a caller that never waits
     (``timeout=0``), or that comes after its deadline, waits for the answer: the connection would be closed otherwise.
     """
-    limits = (time_left(timeout, started) if timeout else None, check_timeout, deadline.left() or None)
-    return min((limit for limit in limits if limit is not None), default=None)
+    return shortest(time_left(timeout, started) if timeout else None, check_timeout, deadline.left() or None)
 
 
 class Former:

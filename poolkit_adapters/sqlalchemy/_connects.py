@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.util import greenlet_spawn
 
 from .._hang_up import hang_up
+from .._time_limits import shortest
 from ._errors import connect_error, overdue
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 
@@ -169,8 +170,7 @@ async def _in_time(record: AsyncRecord, task: asyncio.Task[Any], *, asked: bool 
 async def _until_limit(record: AsyncRecord, task: asyncio.Task[Any], *, asked: bool) -> None:
     while not task.done():
         assert record.attempt is not None
-        limits = [limit for limit in (record.attempt.left(), record.left() if asked else None) if limit is not None]
-        left = min(limits, default=None)
+        left = shortest(record.attempt.left(), record.left() if asked else None)
         if left == 0.0:
             return
         record.changed = changed = asyncio.get_running_loop().create_future()

@@ -87,8 +87,8 @@ class WatchedRecord(Record):
         super().opened(connection)
         self._begin_watch(connection)
         progress = self._io.attempts.here()
-        if progress is not None:
-            progress.opened(partial(self._io.watch.cut, connection), partial(is_reachable, connection))
+        if progress is not None and is_reachable(connection):
+            progress.opened(partial(self._io.watch.cut, connection))
 
     def _begin_watch(self, driver: Any) -> None:
         left = None if self.attempt is None else self.attempt.left()

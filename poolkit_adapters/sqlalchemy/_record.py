@@ -15,7 +15,7 @@ from poolkit.connector import Verdict, default_classify
 
 from .._errors import release_locals
 from .._hang_up import Connecting
-from .._time_limits import caller_limit
+from .._time_limits import caller_limit, shortest
 from ._connect_time import Attempt
 from ._errors import LeaseOverdue, NotLeased, connect_error, lease_cut, overdue
 from ._exchange import Emptied, exchange, patience
@@ -70,14 +70,10 @@ class Record(_ConnectionRecord):
 
     def left(self) -> float | None:
         """Return the seconds that its user may still wait for a connection, at least 0 (None: no limit)."""
-        limit = patience(self.pool)
         if not self.asked:
             return None
-        block = deadline.left()
-        if limit is None:
-            return block
-        left = max(0.0, self.asked + limit - time.monotonic())
-        return left if block is None else min(left, block)
+        limit = patience(self.pool)
+        return shortest(None if limit is None else max(0.0, self.asked + limit - time.monotonic()), deadline.left())
 
     def too_late(self, why: str) -> BaseException:
         """Return the error of its user, whose time was up before it had a connection."""

@@ -67,52 +67,56 @@ BLOCK = 0.3
 LONG = 10 * PATIENCE
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
-def test_a_ping_of_sqlalchemy_ends_with_the_block(
-    postgres: PostgresServer, fault_proxy: MakeProxy, asynchronous: bool
-) -> None:
+PINGING = 2.0
+"""Seconds for the tests of pings. On a very busy machine a ping must begin within them, or there is none."""
+
+Use = Callable[[Engine, FaultProxy], None]
+
+
+@pytest.fixture(params=[False, True], ids=["threads", "asyncio"])
+def pinging(
+    postgres: PostgresServer, fault_proxy: MakeProxy, request: pytest.FixtureRequest
+) -> Callable[[int, Use], None]:
+    """Run ``use(engine, proxy)`` with an engine of so many connections that pings a server behind a proxy."""
+    proxy = fault_proxy(postgres.host, postgres.port)
+    url = postgres.sqlalchemy_url("psycopg").replace(f":{postgres.port}/", f":{proxy.port}/")
+
+    def run(size: int, use: Use) -> None:
+        settings: dict[str, Any] = {
+            "pool_pre_ping": True, "pool_size": size, "max_overflow": 0, "pool_timeout": None, "check_timeout": LONG,
+        }  # fmt: skip
+
+        def used(engine: Engine) -> None:
+            use(engine, proxy)
+            engine.dispose()
+
+        if request.param:
+            engine = create_async_engine(url, poolclass=AsyncPoolkitPool, **settings)
+            asyncio.run(greenlet_spawn(used, engine.sync_engine))
+        else:
+            used(create_engine(url, poolclass=PoolkitPool, **settings))
+
+    return run
+
+
+def test_a_ping_of_sqlalchemy_ends_with_the_block(pinging: Callable[[int, Use], None]) -> None:
     """``pool_pre_ping`` asks a server that has vanished."""
-    proxy = fault_proxy(postgres.host, postgres.port)
-    url = postgres.sqlalchemy_url("psycopg").replace(f":{postgres.port}/", f":{proxy.port}/")
-    settings: dict[str, Any] = {
-        "pool_pre_ping": True, "pool_size": 1, "max_overflow": 0, "pool_timeout": None, "check_timeout": LONG,
-    }  # fmt: skip
 
-    async def main() -> None:
-        engine = create_async_engine(url, poolclass=AsyncPoolkitPool, **settings)
-        async with engine.connect() as connection:
-            assert await connection.scalar(ONE) == 1
+    def use(engine: Engine, proxy: FaultProxy) -> None:
+        with engine.connect() as connection:
+            assert connection.scalar(ONE) == 1
         proxy.mode = "silent"
-        with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
-            await engine.connect()
+        with poolkit.deadline(PINGING), pytest.raises(poolkit.AcquireTimeout):
+            engine.connect()
         proxy.cut()
-        await engine.dispose()
 
-    if asynchronous:
-        asyncio.run(main())
-        return
-    engine = create_engine(url, poolclass=PoolkitPool, **settings)
-    with engine.connect() as connection:
-        assert connection.scalar(ONE) == 1
-    proxy.mode = "silent"
-    with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
-        engine.connect()
-    proxy.cut()
-    engine.dispose()
+    pinging(1, use)
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
-def test_a_late_ping_of_sqlalchemy_costs_no_other_connection(
-    postgres: PostgresServer, fault_proxy: MakeProxy, asynchronous: bool
-) -> None:
+def test_a_late_ping_of_sqlalchemy_costs_no_other_connection(pinging: Callable[[int, Use], None]) -> None:
     """The time of one caller says nothing about the server. After its end there is no ping."""
-    proxy = fault_proxy(postgres.host, postgres.port)
-    url = postgres.sqlalchemy_url("psycopg").replace(f":{postgres.port}/", f":{proxy.port}/")
-    settings: dict[str, Any] = {
-        "pool_pre_ping": True, "pool_size": 3, "max_overflow": 0, "pool_timeout": None, "check_timeout": LONG,
-    }  # fmt: skip
 
-    def use(engine: Engine) -> None:
+    def use(engine: Engine, proxy: FaultProxy) -> None:
         connects: list[Any] = []
         event.listen(engine, "connect", lambda *_: connects.append(1))
 
@@ -130,18 +134,12 @@ def test_a_late_ping_of_sqlalchemy_costs_no_other_connection(
         connection.close()
         assert all_in_use() == 3
         proxy.mode = "silent"
-        with poolkit.deadline(BLOCK), pytest.raises(poolkit.AcquireTimeout):
+        with poolkit.deadline(PINGING), pytest.raises(poolkit.AcquireTimeout):
             engine.connect()
         proxy.mode = "pass"
         assert all_in_use() == 4
-        engine.dispose()
 
-    if asynchronous:
-        asyncio.run(
-            greenlet_spawn(lambda: use(create_async_engine(url, poolclass=AsyncPoolkitPool, **settings).sync_engine))
-        )
-    else:
-        use(create_engine(url, poolclass=PoolkitPool, **settings))
+    pinging(3, use)
 
 
 class _Token:

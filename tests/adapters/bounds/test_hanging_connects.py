@@ -217,7 +217,7 @@ def dbapi_module(proxy: FaultProxy, hang: Hang, request: Any) -> tuple[Subject, 
 
 def _hidden(request: Any) -> None:
     """Hide the sockets of the drivers' connections, as some drivers written in C do."""
-    request.getfixturevalue("monkeypatch").setattr(_hang_up, "_descriptor", lambda driver: None)
+    request.getfixturevalue("monkeypatch").setattr(_hang_up, "_socket_holder", lambda driver: None)
 
 
 def dbapi_hidden_socket(proxy: FaultProxy, hang: Hang, request: Any) -> tuple[Subject, Callable[[], object]]:
