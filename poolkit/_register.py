@@ -61,7 +61,7 @@ class LeaseRegister:
         if record is None:
             self.refuse(key)
         else:
-            pool._gate.step(pool._core.detach, record.slot, pool._clock())
+            pool._gate.step(pool._core.detach, record.slot)
 
     def set_capacity(self, record: Held, leases: int) -> None:
         """Set how many leases the connection serves at once."""

@@ -281,7 +281,7 @@ class Core:
         else:
             self.slots.start_close(slot, reason, now, abort=True)
 
-    def detach(self, slot: Slot, now: float) -> None:
+    def detach(self, slot: Slot) -> None:
         """Remove the connection from the pool; its holder keeps it."""
         slot.endpoint.live -= 1
         slot.leases = 0

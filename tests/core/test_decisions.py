@@ -208,7 +208,7 @@ def test_the_place_of_a_detached_connection_goes_to_the_oldest_waiter() -> None:
     core = make(max_size=1)
     slot = leased(core)
     request = ask(core)
-    core.detach(slot, NOW)
+    core.detach(slot)
     [new] = connects(core)
     core.connected(new, object(), 1, NOW)
     assert request.outcome is new
