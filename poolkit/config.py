@@ -265,6 +265,10 @@ class Source:
     driver: bool = False
     """Whether it was given as an argument of the driver. The driver accepts the value without a warning, so poolkit
     does not warn either."""
+    fixed: str = ""
+    """Why no other value can apply to this pool; "" if one can."""
+    mute: str = ""
+    """The driver for which the setting has no effect, if so."""
 
 
 _CONFIG = Source("config")

@@ -81,6 +81,7 @@ Layer = Mapping[str, tuple[Any, Source]]
 DEFAULT = Source("default", written=False)
 KEYWORD = Source("keyword")
 _RECONFIGURED = Source("reconfigure()")
+_AT_START = {"start": "it takes effect when the pool is made; call warm_up() instead"}
 
 
 def layer(values: Mapping[str, Any], source: Source = KEYWORD) -> dict[str, tuple[Any, Source]]:
@@ -139,8 +140,28 @@ def merge(config: PoolConfig | None, keywords: Mapping[str, Any]) -> PoolConfig:
 
 
 def reconfigured(config: PoolConfig, changes: Mapping[str, Any]) -> PoolConfig:
-    """The config of a live pool with some values replaced."""
-    return combine(layer(changes, _RECONFIGURED), base=config)
+    """The config of a live pool with some values replaced. Raises ConfigError for a value that cannot apply to it."""
+    known, found = sources_of(config), {}
+    for name, (value, source) in layer(changes, _RECONFIGURED).items():
+        before = known.get(name, DEFAULT)
+        reason = before.fixed or _AT_START.get(name, "")
+        if not reason:
+            found[name] = value, _muted(source, before.mute, name, value, "") if before.mute else source
+        elif value != getattr(config, name):
+            raise ConfigError(f"{name}={value!r}: {reason} (from {source.text})", name)
+    return combine(_smaller_defaults(config, found), found, base=config)
+
+
+def _smaller_defaults(config: PoolConfig, changes: Layer) -> Layer:
+    """Return the sizes that nobody has given, where they would contradict the changes, lowered to a new limit."""
+    known, found = sources_of(config), {}
+    for name, limits in (("max_idle", ("max_size",)), ("min_size", ("max_size", "max_idle"))):
+        source, value = known.get(name, DEFAULT), getattr(config, name)
+        asked = [changes[limit][0] for limit in limits if limit in changes]
+        limit = min((size for size in asked if isinstance(size, int)), default=value)
+        if value is not None and not source.written and limit < value:
+            found[name] = limit, source
+    return found
 
 
 def described(config: PoolConfig) -> dict[str, Setting]:
@@ -160,6 +181,7 @@ def set_aside(
     *,
     portable: Collection[str] = (),
     origin: str = "not used by",
+    fixed: bool = True,
 ) -> dict[str, tuple[Any, Source]]:
     """Return the layer with the settings that cannot apply under ``adapter`` replaced by the values in effect there.
 
@@ -167,18 +189,23 @@ def set_aside(
     this pool raises ConfigError. A setting that was given for every pool is set aside, and the log says so once per
     process. ``portable``: settings that other drivers under the same adapter can apply. A config or a table may serve
     several drivers (SQLite in tests, PostgreSQL elsewhere), so there they are set aside as well; a keyword is an error.
-    ``origin``: how ``describe()`` names the adapter as the source of the value in effect.
+    ``origin``: how ``describe()`` names the adapter as the source of the value in effect. ``fixed``: whether
+    ``reconfigure()`` refuses another value.
     """
     found = dict(given)
     for name, (value, reason) in unused.items():
         asked, source = given.get(name, (value, None))
+        final = reason if fixed else ""
         if source is None:
-            found[name] = value, Source(f"{origin} {adapter}", written=False)
+            found[name] = value, Source(f"{origin} {adapter}", written=False, fixed=final)
         elif source.written and asked != value:
             if not source.shared and (name not in portable or source == KEYWORD):
                 raise ConfigError(f"{name}={asked!r}: {reason} (from {source.text})", name)
-            found[name] = value, Source(f"{origin} {adapter} ({name}={asked!r} in {source.text})", written=False)
+            text = f"{origin} {adapter} ({name}={asked!r} in {source.text})"
+            found[name] = value, Source(text, written=False, fixed=final)
             _say_once(f"{name}={asked!r} (from {source.text}) is set aside for {adapter}: {reason}")
+        elif asked == value:
+            found[name] = value, replace(source, fixed=final)
     return found
 
 
@@ -190,10 +217,15 @@ def without_effect(given: Layer, names: Iterable[str], reason: str, adapter: str
     found = dict(given)
     for name in names:
         value, source = given.get(name, (getattr(_PLAIN, name), DEFAULT))
-        found[name] = value, replace(source, text=f"{source.text}, without effect for {adapter}")
-        if source.written:
-            _say_once(f"{name}={value!r} (from {source.text}) has no effect for {adapter}: {reason}")
+        found[name] = value, _muted(source, adapter, name, value, reason)
     return found
+
+
+def _muted(source: Source, adapter: str, name: str, value: object, reason: str) -> Source:
+    if source.written:
+        because = f": {reason}" if reason else ""
+        _say_once(f"{name}={value!r} (from {source.text}) has no effect for {adapter}{because}")
+    return replace(source, text=f"{source.text}, without effect for {adapter}", mute=adapter)
 
 
 def _say_once(text: str) -> None:

@@ -17,7 +17,7 @@ from poolkit.runtimes.names import addresses_async, is_name
 
 from ._time_limits import parts, seconds_of
 
-__all__ = ("Hosts", "attempts_of", "hosts_of", "longest", "share", "whole_seconds")
+__all__ = ("Hosts", "attempts_of", "for_all_attempts", "hosts_of", "longest", "share", "whole_seconds")
 
 _LEAST = 2
 """The shortest ``connect_timeout`` of libpq, in seconds."""
@@ -119,6 +119,11 @@ def attempts_of(parameters: Mapping[str, Any]) -> int:
 def whole_seconds(seconds: float) -> int:
     """Return the ``connect_timeout`` for one attempt of ``seconds``: libpq has whole seconds, and waits at least 2."""
     return max(_LEAST, math.ceil(seconds))
+
+
+def for_all_attempts(parameters: Mapping[str, Any], seconds: float) -> float | None:
+    """Return the seconds of a connect with this ``connect_timeout`` (None: no limit): libpq has it for each attempt."""
+    return float(whole_seconds(seconds) * attempts_of(parameters)) if seconds > 0 else None
 
 
 def share(parameters: Mapping[str, Any], seconds: float) -> int:

@@ -13,8 +13,8 @@ from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from poolkit import ConfigError, PoolConfig
-from poolkit.config import Source
-from poolkit.settings import Layer
+from poolkit.config import Source, sources_of
+from poolkit.settings import Layer, combine
 
 __all__ = (
     "SETTINGS",
@@ -27,7 +27,9 @@ __all__ = (
     "is_default",
     "refuse_contradiction",
     "refuse_misspelt",
+    "replaces_limit_of_driver",
     "split_options",
+    "with_limit_of_driver",
 )
 
 SETTINGS: frozenset[str] = frozenset(field.name for field in fields(PoolConfig))
@@ -100,6 +102,20 @@ def argument(driver: str, name: str, value: Any) -> tuple[Any, Source]:
     if isinstance(value, _Float):
         return float(value), by_default(driver, name)
     return value, by_argument(name)
+
+
+def replaces_limit_of_driver(config: PoolConfig) -> bool:
+    """Return whether ``connect_timeout`` was given for this pool, also later, and not as an argument of the driver.
+
+    It then replaces a limit among the driver's arguments. A limit for every pool does not.
+    """
+    source = sources_of(config).get("connect_timeout")
+    return source is not None and source.written and not source.shared and not source.driver
+
+
+def with_limit_of_driver(config: PoolConfig, seconds: float | None, place: str) -> PoolConfig:
+    """Return the settings with a connect timeout that the driver was given in ``place``, so that they show it."""
+    return combine({"connect_timeout": (seconds, Source(place, driver=True))}, base=config)
 
 
 _NEARLY = 0.85

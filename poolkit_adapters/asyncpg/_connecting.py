@@ -12,6 +12,7 @@ from asyncpg import pool as driver
 from poolkit.errors import said
 
 from .._errors import release_locals
+from .._options import replaces_limit_of_driver
 from ._errors import PoolClosed
 from ._session import Session
 
@@ -65,6 +66,8 @@ class Connects:
         pool._loop = loop = asyncio.get_running_loop()
         keywords = dict(pool._connect_kwargs)
         if pool._connect is asyncpg.connect:
+            if replaces_limit_of_driver(pool.poolkit.config):
+                keywords["timeout"] = timeout
             keywords.setdefault("timeout", timeout)
         good = pool._connection_class
         try:

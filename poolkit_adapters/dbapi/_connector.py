@@ -22,9 +22,10 @@ from .._errors import release_locals
 from .._handshake import limit_answers
 from .._hang_up import Connecting, is_reachable
 from .._libpq import whole_seconds
+from .._options import replaces_limit_of_driver
 from .._time_limits import Watch, caller_limit, rest_of, seconds_of, whole_connect
 from ._checks import ServerChecks
-from ._names import LIBPQ, look_up, with_limit_of_libpq, written
+from ._names import LIBPQ, look_up, own_limit
 
 __all__ = ("TIMEOUT_ARGUMENTS", "DbapiConnector", "server_of", "timeout_argument")
 
@@ -84,11 +85,11 @@ class DbapiConnector(Connector[Any]):
         self.module = module
         self.overdue_error: type[LeaseOverdue] = LeaseOverdue
         self._args = args
-        self._kwargs = kwargs
-        self._written = written(module, args, kwargs)
-        self._first_config = config
         self._setup = setup
         self._timeout_argument = timeout_argument(module)
+        self._own_limit, self.first_config = own_limit(module, args, kwargs, self._timeout_argument, config)
+        """The connect timeout that the module was given, and the settings that the pool is to be made with."""
+        self._kwargs = {name: value for name, value in kwargs.items() if name not in self._own_limit}
         self.watch = Watch()
         self._attempts = Attempts()
         self.give_up = self._attempts.give_up
@@ -103,7 +104,7 @@ class DbapiConnector(Connector[Any]):
             return self._open(timeout, attempt)
 
     def _open(self, timeout: float | None, attempt: Attempt) -> Any:
-        kwargs = with_limit_of_libpq(self.module, self._written, self._kwargs, self._config())
+        kwargs = self._keywords()
         restore, begun = None, time.monotonic()
         limit, shared, connection = None, None, None
         if timeout is not None:
@@ -180,7 +181,15 @@ class DbapiConnector(Connector[Any]):
     def _config(self) -> PoolConfig:
         """Return the pool's settings, which may change; before there is a pool, those that it is made with."""
         pool = None if self.pool is None else self.pool()
-        return self._first_config if pool is None else pool.config
+        return self.first_config if pool is None else pool.config
+
+    def _keywords(self) -> dict[str, Any]:
+        """Return the keywords of a connect. A ``connect_timeout`` that was given later replaces the module's own."""
+        config = self._config()
+        if not self._own_limit or not replaces_limit_of_driver(config):
+            return {**self._kwargs, **self._own_limit}
+        unlimited = config.connect_timeout is None and self.module.__name__ in LIBPQ  # 0, as the string keeps its limit
+        return {**self._kwargs, **({"connect_timeout": 0} if unlimited else {})}
 
     def _in_whole_seconds(self, seconds: float) -> int:
         return whole_seconds(seconds) if self.module.__name__ in LIBPQ else max(1, round(seconds))

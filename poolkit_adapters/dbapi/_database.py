@@ -151,7 +151,7 @@ class PooledDatabase:
         checks = None if local else ServerChecks(check)
         self._connector = DbapiConnector(module, args, kwargs, planned, setup=setup, checks=checks)
         self._connector.overdue_error = self._errors.of(LeaseOverdue)
-        self._pool: Pool[Any] = Pool(self._connector, planned, name=name, debug=debug)
+        self._pool: Pool[Any] = Pool(self._connector, self._connector.first_config, name=name, debug=debug)
         self._connector.pool = weakref.ref(self._pool)
 
     @property

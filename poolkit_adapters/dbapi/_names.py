@@ -15,13 +15,13 @@ from types import ModuleType
 from typing import Any
 
 from poolkit import PoolConfig
-from poolkit.config import sources_of
 from poolkit.runtimes.names import addresses, is_name
 
-from .._libpq import attempts_of, hosts_of, longest, share
+from .._libpq import attempts_of, for_all_attempts, hosts_of, longest, share
+from .._options import replaces_limit_of_driver, with_limit_of_driver
 from .._time_limits import seconds_of
 
-__all__ = ("LIBPQ", "look_up", "with_limit_of_libpq", "written")
+__all__ = ("LIBPQ", "look_up", "own_limit")
 
 LIBPQ = ("psycopg", "psycopg2")
 """Modules that connect through libpq."""
@@ -80,25 +80,32 @@ def written(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
         return {}
 
 
-def with_limit_of_libpq(
-    module: Any, string: Mapping[str, Any], kwargs: Mapping[str, Any], config: PoolConfig
-) -> dict[str, Any]:
-    """Return a copy of ``kwargs`` with the ``connect_timeout`` of libpq's connection string or environment.
+def own_limit(
+    module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], argument: str | None, config: PoolConfig
+) -> tuple[dict[str, Any], PoolConfig]:
+    """Return the connect timeout that the module was given, as a keyword, and the settings that show it.
 
-    ``string``: the parameters in the connection string (:func:`written`).
-
-    As a keyword it is the limit of each connect. A ``connect_timeout`` that was given for this pool counts instead. The
-    environment counts after a service file, which only libpq reads.
+    ``argument``: its name for the module (None: there is none). For libpq it may also stand in the connection string or
+    in the environment. There a ``connect_timeout`` that was given for this pool counts instead, and a service file
+    before the environment. The keywords are empty if there is no such limit, or one that only the module can judge.
     """
-    setting = sources_of(config).get("connect_timeout")
-    for_this_pool = setting is not None and setting.written and not setting.shared
-    if module.__name__ not in LIBPQ or for_this_pool or kwargs.get("connect_timeout") is not None:
-        return dict(kwargs)
-    given = {**string, **kwargs}
-    own = given.get("connect_timeout")
-    if own is None and "service" not in given and "PGSERVICE" not in os.environ:
-        own = os.environ.get("PGCONNECT_TIMEOUT")
-    return {**kwargs, "connect_timeout": own} if own else dict(kwargs)
+    if argument is None:
+        return {}, config
+    value: Any = kwargs.get(argument)
+    place = f"{argument} of {module.__name__}.connect()"
+    string = written(module, args, kwargs)
+    if value is None and module.__name__ in LIBPQ and not replaces_limit_of_driver(config):
+        value, place = string.get("connect_timeout"), "connect_timeout in the connection string"
+        if value is None and "service" not in {**string, **kwargs} and "PGSERVICE" not in os.environ:
+            value, place = os.environ.get("PGCONNECT_TIMEOUT"), "PGCONNECT_TIMEOUT"
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return {}, config
+    limit: float | None = seconds if seconds > 0 else None
+    if module.__name__ in LIBPQ:
+        limit = for_all_attempts({**string, **kwargs}, seconds)
+    return {argument: value}, with_limit_of_driver(config, limit, place)
 
 
 def _parser(name: str) -> Callable[[str], dict[str, Any]]:

@@ -95,7 +95,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         self._counters.add("connections_num")
         begun = time.monotonic()
         try:
-            kwargs = await with_addresses_async(conninfo, kwargs, timeout)
+            kwargs = await with_addresses_async(conninfo, kwargs, timeout, pool._engine.config)
             connection: psycopg.AsyncConnection[Any] = await pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
             self._counters.add("connections_errors")

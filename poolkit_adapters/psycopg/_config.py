@@ -10,12 +10,21 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from poolkit import ConfigError, PoolConfig
-from poolkit.config import SettingsBesideSizes, Source, nearest, sources_of
+from poolkit.config import SettingsBesideSizes, Source, nearest
 from poolkit.errors import without_quotes
 from poolkit.settings import combine, layer, layer_of, set_aside
 
-from .._libpq import whole_seconds
-from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default
+from .._libpq import for_all_attempts
+from .._options import (
+    SETTINGS,
+    argument,
+    by_argument,
+    by_default,
+    driver_default,
+    is_default,
+    replaces_limit_of_driver,
+    with_limit_of_driver,
+)
 from ._errors import InvalidConninfo
 
 __all__ = (
@@ -158,18 +167,14 @@ def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig) -> Pool
     places = {"kwargs": kwargs or {}, "conninfo": parse(conninfo)}
     place = next((place for place, found in places.items() if "connect_timeout" in found), "PGCONNECT_TIMEOUT")
     own = places.get(place, {}).get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT"))
-    known = sources_of(config).get("connect_timeout")
-    if own is None or (known is not None and known.written and not known.shared):
-        return config  # given for this pool as a setting of poolkit
+    if own is None or replaces_limit_of_driver(config):
+        return config
     try:
         seconds = float(own)
     except (TypeError, ValueError):
         raise InvalidConninfo(f"connect_timeout={own!r}: must be a number of seconds", "connect_timeout") from None
-    # it applies to each host; 0 means no limit
-    parameters = {**places["conninfo"], **places["kwargs"]}
-    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
-    limit = float(whole_seconds(seconds) * hosts) if seconds > 0 else None
-    return combine({"connect_timeout": (limit, Source(f"connect_timeout in {place}", driver=True))}, base=config)
+    limit = for_all_attempts({**places["conninfo"], **places["kwargs"]}, seconds)
+    return with_limit_of_driver(config, limit, f"connect_timeout in {place}")
 
 
 def parse(conninfo: object) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._counters.add("connections_num")
         begun = time.monotonic()
         try:
-            kwargs = with_addresses(conninfo, kwargs, timeout)
+            kwargs = with_addresses(conninfo, kwargs, timeout, pool._engine.config)
             longest = 0.0
             if timeout is not None:
                 longest = longest_connect(conninfo, kwargs)

@@ -14,9 +14,11 @@ from typing import Any
 
 import psycopg
 
+from poolkit import PoolConfig
 from poolkit.runtimes.names import addresses
 
 from .._libpq import Hosts, hosts_of, longest, share
+from .._options import replaces_limit_of_driver
 from ._config import parse
 
 __all__ = ("longest_connect", "with_addresses", "with_addresses_async")
@@ -24,25 +26,28 @@ __all__ = ("longest_connect", "with_addresses", "with_addresses_async")
 _PLACE = ("host", "hostaddr", "port")
 
 
-def with_addresses(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+def with_addresses(conninfo: str, kwargs: dict[str, Any], timeout: float | None, config: PoolConfig) -> dict[str, Any]:
     """Return ``kwargs`` with addresses in place of names, for a connect whose attempts share ``timeout`` seconds.
 
+    A ``connect_timeout`` of libpq, for each attempt, counts instead, unless the ``config`` of the pool replaces it.
     Raises psycopg's ``ConnectionTimeout``, or its ``OperationalError`` if no host has an address.
     """
     hosts = hosts_of(_places(conninfo, kwargs))
     if hosts is not None:
         hosts.resolve(addresses, timeout)
         kwargs = _joined(hosts, kwargs)
-    return _limited(conninfo, kwargs, timeout)
+    return _limited(conninfo, kwargs, timeout, config)
 
 
-async def with_addresses_async(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+async def with_addresses_async(
+    conninfo: str, kwargs: dict[str, Any], timeout: float | None, config: PoolConfig
+) -> dict[str, Any]:
     """Do the same as :func:`with_addresses` for asyncio."""
     hosts = hosts_of(_places(conninfo, kwargs))
     if hosts is not None:
         await hosts.resolve_async(timeout)
         kwargs = _joined(hosts, kwargs)
-    return _limited(conninfo, kwargs, timeout)
+    return _limited(conninfo, kwargs, timeout, config)
 
 
 def longest_connect(conninfo: str, kwargs: Mapping[str, Any]) -> float:
@@ -50,11 +55,14 @@ def longest_connect(conninfo: str, kwargs: Mapping[str, Any]) -> float:
     return longest({**(parse(conninfo) if conninfo else {}), **kwargs})
 
 
-def _limited(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-    """Return ``kwargs`` with the ``connect_timeout`` of one attempt, if the user gave none."""
+def _limited(conninfo: str, kwargs: dict[str, Any], timeout: float | None, config: PoolConfig) -> dict[str, Any]:
+    """Return ``kwargs`` with the ``connect_timeout`` of one attempt, unless libpq's own counts."""
     given = {**(parse(conninfo) if conninfo else {}), **kwargs}
-    if timeout is None or timeout == math.inf or "connect_timeout" in given or "PGCONNECT_TIMEOUT" in os.environ:
+    own = "connect_timeout" in given or "PGCONNECT_TIMEOUT" in os.environ
+    if own and not replaces_limit_of_driver(config):
         return kwargs
+    if timeout is None or timeout == math.inf:
+        return {**kwargs, "connect_timeout": 0} if own else kwargs  # 0: no limit
     return {**kwargs, "connect_timeout": share(given, timeout)}
 
 

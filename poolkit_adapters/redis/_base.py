@@ -88,6 +88,7 @@ class PoolBase(Generic[E, G]):
         settings, driver = split_options(from_text(connection_kwargs))
         check_keywords(driver, type(self), connection_class)
         time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
+        self._first_limit = PoolConfig().connect_timeout if time_to_connect is None else time_to_connect[0]
         self._watches: dict[int, G] = {}
         self._former = Former()
         self._shared = Shared(self)

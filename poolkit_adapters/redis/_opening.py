@@ -32,6 +32,7 @@ def open_connection(pool: Any, limit: float | None, attempt: Attempt) -> Any:
         with pool._lock:
             connection = pool.make_connection()
             watch = pool._watches[id(connection)] = ConnectionWatch(connection, pool._lock)
+            _use_later_limit(pool, watch.inner)
     except Exception as error:  # noqa: BLE001  re-raised as a mapped error
         raise _errors.connect_error(error)  # noqa: B904  its cause is set already
     try:
@@ -74,6 +75,13 @@ def _connect(
         raise mapped  # noqa: B904  its cause is set already
 
 
+def _use_later_limit(pool: Any, connection: Any) -> None:
+    """Use a ``connect_timeout`` that was given after the pool was made, in place of the connection's argument."""
+    seconds = pool.poolkit.config.connect_timeout
+    if seconds != pool._first_limit and hasattr(connection, "socket_connect_timeout"):
+        connection.socket_connect_timeout = seconds
+
+
 def _close_sockets_of(connection: Any, error: BaseException) -> None:
     """Close the sockets that an interrupted ``connect()`` of this connection left in its frames.
 
@@ -105,6 +113,7 @@ async def open_connection_async(pool: Any) -> Any:
     started = time.monotonic()
     try:
         connection = pool.make_connection()
+        _use_later_limit(pool, connection)
     except Exception as error:  # noqa: BLE001  re-raised as a mapped error
         raise _errors.connect_error(error)  # noqa: B904  its cause is set already
     watch = pool._watches[id(connection)] = AsyncConnectionWatch(connection, pushes=_pushes(pool))

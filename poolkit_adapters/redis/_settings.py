@@ -84,7 +84,7 @@ def plan(
     if wait == 0:
         driver["max_connecting"] = None, _OWN  # a caller that never waits must not fail because others connect
         reason = "a caller that does not wait has to open its own connection"
-        given = set_aside(given, {"connect_in_caller": (True, reason)}, "timeout=0", origin="required by")
+        given = set_aside(given, {"connect_in_caller": (True, reason)}, "timeout=0", origin="required by", fixed=False)
     if connect_timeout is not None:
         given["connect_timeout"] = connect_timeout
     return combine({**driver, **set_aside(given, unused, DRIVER)}, base=_RedisConfig())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import time
@@ -15,10 +16,11 @@ from poolkit import PoolConfig
 
 from .._handshake import Restore, limit_answers
 from .._hang_up import Connecting
-from .._libpq import attempts_of, share, whole_seconds
+from .._libpq import attempts_of, for_all_attempts, share, whole_seconds
+from .._options import replaces_limit_of_driver
 from .._time_limits import seconds_of, whole_connect
 
-__all__ = ("Attempt", "limit_connects", "no_time_limit")
+__all__ = ("Attempt", "limit_connects", "no_time_limit", "own_limit")
 
 _ARGUMENTS: dict[str, tuple[str, Callable[[float], float]]] = {
     "psycopg": ("connect_timeout", whole_seconds),
@@ -41,6 +43,10 @@ class Attempt:
     """One connect: its time limit and its start."""
 
     def __init__(self, config: PoolConfig, most: float | None = None) -> None:
+        self.limit = config.connect_timeout
+        """The pool's limit of a connect."""
+        self.replaces = replaces_limit_of_driver(config)
+        """Whether it replaces one in the URL or ``connect_args``, because it was given after them."""
         self.most = most
         """Seconds that the caller has left, if it connects itself (None: no limit)."""
         self.seconds = self._bounded(whole_connect(config))
@@ -90,35 +96,51 @@ def no_time_limit(dialect: Any, creator: Any) -> str:
     return f"{who} opens the connections; set the timeout there (connect_args=...)"
 
 
-def limit_connects(dialect: Any, config: PoolConfig) -> None:
+def own_limit(dialect: Any, creator: Any) -> tuple[float | None, str] | None:
+    """Return the seconds of the connect timeout in the URL or ``connect_args``, and the source. None: there is none.
+
+    Call it if :func:`no_time_limit` is "". ``create_engine`` keeps the driver's keywords in its ``creator``.
+    """
+    argument, _ = _ARGUMENTS[dialect.driver]
+    keywords: Mapping[str, Any] = inspect.getclosurevars(creator).nonlocals.get("cparams", {})
+    own = seconds_of(keywords.get(argument))
+    if own is None:
+        return None
+    limit = for_all_attempts(keywords, own) if dialect.driver in _LIBPQ else own
+    return limit, f"{argument} in connect_args or the URL"
+
+
+def limit_connects(dialect: Any, *, own: bool) -> None:
     """Limit each connect to ``connect_timeout`` through the driver's own argument. ``connect_args`` override it.
 
+    ``own``: whether they, or the URL, have that argument. A ``connect_timeout`` that was given later replaces it.
     Call it after ``look_up_first``: the addresses of a name share the time.
     """
     driver = getattr(dialect, "driver", "")
     if driver in _ARGUMENTS:
-        event.listen(dialect, "do_connect", _listener(driver, config.connect_timeout))
+        event.listen(dialect, "do_connect", _listener(driver, own))
 
 
 @lru_cache
-def _listener(driver: str, limit: float | None) -> Callable[..., None]:
-    """Return the same function for the same limit, so that a recreated pool does not listen twice."""
+def _listener(driver: str, given: bool) -> Callable[..., None]:
+    """Return the same function for the same driver, so that a recreated pool does not listen twice."""
     argument, unit = _ARGUMENTS[driver]
 
     def set_limit(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]) -> None:
         attempt = getattr(record, "attempt", None)
         if not isinstance(attempt, Attempt):
-            attempt = None  # a record of another pool, or what a caller of _creator has given
+            return  # a record of another pool, or what a caller of _creator has given
+        if given and attempt.replaces:
+            keywords.pop(argument, None)
         own = seconds_of(keywords.get(argument))
-        seconds, convert, whole = limit, unit, None
+        seconds, convert, whole = attempt.limit, unit, None
         if driver in _LIBPQ:
             convert = partial(share, keywords)
-            seconds, whole = _over_addresses(keywords, own, limit, attempt)
-        if attempt is not None:
-            attempt.begin(driver, keywords, own, whole)
-            record.begun(attempt)
-            if attempt.most is not None and attempt.most == attempt.seconds:
-                keywords[argument] = convert(attempt.most)
+            seconds, whole = _over_addresses(keywords, own, attempt)
+        attempt.begin(driver, keywords, own, whole)
+        record.begun(attempt)
+        if attempt.most is not None and attempt.most == attempt.seconds:
+            keywords[argument] = convert(attempt.most)
         if seconds is not None:
             keywords.setdefault(argument, convert(seconds))
 
@@ -126,17 +148,17 @@ def _listener(driver: str, limit: float | None) -> Callable[..., None]:
 
 
 def _over_addresses(
-    keywords: Mapping[str, Any], own: float | None, limit: float | None, attempt: Attempt | None
+    keywords: Mapping[str, Any], own: float | None, attempt: Attempt
 ) -> tuple[float | None, float | None]:
     """Return the seconds that all addresses of libpq's connect share, and those of the whole connect.
 
-    ``own``: the application's limit for each address, if any. ``limit``: the pool's, for all of them. The second result
-    is None if there is one address, or no limit.
+    ``own``: the application's limit for each address, if any. The pool's is one for all of them. The second result is
+    None if there is one address, or no limit.
     """
-    attempts = attempts_of(keywords)
+    attempts, limit = attempts_of(keywords), attempt.limit
     if attempts == 1:
         return limit, None
-    if limit is None and attempt is not None and "PGCONNECT_TIMEOUT" not in os.environ:
+    if limit is None and "PGCONNECT_TIMEOUT" not in os.environ:
         limit = attempt.seconds  # without it, the driver would have its default limit for each address
     if own is not None:
         return limit, attempts * whole_seconds(own)

@@ -23,8 +23,8 @@ from poolkit import (
 from poolkit.config import SharedBudget, sources_of
 from poolkit.settings import DEFAULT
 
-from .._options import UNSET, driver_default, given_settings
-from ._connect_time import limit_connects, no_time_limit
+from .._options import UNSET, driver_default, given_settings, with_limit_of_driver
+from ._connect_time import limit_connects, no_time_limit, own_limit
 from ._endings import Endings
 from ._errors import join_wrapped, reported
 from ._fairy import BoundedFairy, Fairy, check_out
@@ -97,6 +97,10 @@ class BasePool(SQLAlchemyPool):
         settled = settle(
             pool_size, max_overflow, timeout, use_lifo, config, settings, no_time_limit=untimed, **self._fixed
         )
+        own_time = None if untimed else own_limit(self._dialect, creator)
+        recreated = kw.get("_dispatch") is not None
+        if own_time is not None and not recreated:  # otherwise the settings show it, or what has replaced it
+            settled = with_limit_of_driver(settled, *own_time)
         self._listeners, self._debug = tuple(listeners), debug
         self._endings = Endings(self)
         self._spare: deque[Record] = deque()  # empty records, without a slot, for the next connects
@@ -107,7 +111,7 @@ class BasePool(SQLAlchemyPool):
         if settled.check_after_idle is not None:
             self._pre_ping = False  # the engine pings, and only connections idle for that long
         connector = RecordConnector(self, RecordChecks(self) if checked else None)
-        connector.counted = kw.get("_dispatch") is None  # otherwise recreate() created it, not the application
+        connector.counted = not recreated  # otherwise the application has not created it
         self.poolkit = Pool(
             connector,
             settled,
@@ -117,7 +121,7 @@ class BasePool(SQLAlchemyPool):
             runtime=self._runtime,
         )
         look_up_first(self._dialect)
-        limit_connects(self._dialect, settled)
+        limit_connects(self._dialect, own=own_time is not None)
         watch(self._dialect)
         join_wrapped(self._dialect)
         self._rest = Rest(self)

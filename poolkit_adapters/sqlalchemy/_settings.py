@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.util import get_cls_kwargs
 
 from poolkit import BackoffConfig, ConfigError, PoolConfig
-from poolkit.config import Source
+from poolkit.config import Source, sources_of
 from poolkit.settings import DEFAULT, combine, layer, layer_of, set_aside
 
 from .._options import argument, by_argument, by_default, driver_default, is_default, refuse_misspelt
@@ -57,6 +58,10 @@ class EngineConfig(PoolConfig):
         return [doubt for doubt in super().doubts() if checks or not doubt.startswith("check_timeout=")]
 
 
+_CHECKS = ("check_after_idle", "keepalive")
+_UNCHECKED = "the pool was made without checks; pass check_after_idle= or keepalive= to create_engine()"
+
+
 def settle(
     pool_size: int,
     max_overflow: int,
@@ -96,7 +101,12 @@ def settle(
         found.setdefault("connect_in_caller", (True, by_default(_DRIVER, "pool_timeout=0")))
     if found["barging_window"][0] is None:  # None means the default of this class
         found["barging_window"] = barging_window, found["barging_window"][1]
-    return combine(set_aside(found, unused, "SQLAlchemy", portable=("connect_timeout",)), base=EngineConfig())
+    settled = combine(set_aside(found, unused, "SQLAlchemy", portable=("connect_timeout",)), base=EngineConfig())
+    if settled.check_after_idle is None and settled.keepalive is None:  # then the pool has no checks, also later
+        known = sources_of(settled)
+        never = {name: (None, replace(known.get(name, DEFAULT), fixed=_UNCHECKED)) for name in _CHECKS}
+        settled = combine(never, base=settled)
+    return settled
 
 
 def well_spelt(kind: type, keywords: dict[str, Any]) -> dict[str, Any]:

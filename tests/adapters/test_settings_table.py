@@ -5,6 +5,7 @@ or it is refused or set aside as documented. No server is needed: pools connect 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import sqlite3
 from collections.abc import Callable
@@ -238,6 +239,46 @@ def test_what_is_written_is_in_effect_or_refused(
                 assert told[0].startswith(f"{name}={value!r} (from {source}) is set aside for "), label
 
 
+ALSO_FIXED = {
+    ("psycopg null", "min_size"),
+    ("psycopg null async", "min_size"),
+    ("sqlalchemy sqlite", "connect_timeout"),
+    *itertools.product(["sqlalchemy", "sqlalchemy async", "sqlalchemy sqlite"], ["check_after_idle", "keepalive"]),
+}
+"""Settings with the driver's default, which is the only value that applies. QueuePool never checks, if nobody asks."""
+
+
+@pytest.mark.parametrize(("adapter", "name"), CASES)
+def test_a_setting_that_cannot_apply_is_not_accepted_later(adapter: str, name: str) -> None:
+    """What a pool ignores when it is made, ``reconfigure()`` refuses. Every other setting takes its new value."""
+    pool = ADAPTERS[adapter]()
+    before = pool.describe()[name]
+    other = {"max_idle": 2}.get(name, VALUES[name][1])  # psycopg's default of max_size is 4
+    ignored = before.source.startswith("not used by ") or name == "start" or (adapter, name) in ALSO_FIXED
+    if ignored and before.value != other:
+        with pytest.raises(ConfigError, match=rf"^{name}=.*: .* \(from reconfigure\(\)\)"):
+            pool.reconfigure(**{name: other})
+        assert pool.describe()[name] == before
+        pool.reconfigure(**{name: before.value})
+    else:
+        pool.reconfigure(**{name: other})
+        assert pool.describe()[name].value == other
+
+
+@pytest.mark.parametrize("adapter", ["httpx", "asyncpg", "sqlalchemy"])
+def test_a_smaller_limit_lowers_the_defaults_of_other_sizes(adapter: str) -> None:
+    """httpx keeps 20 connections, asyncpg's pool opens 10, and QueuePool keeps 5. Nobody has asked for that."""
+    pool = ADAPTERS[adapter]()
+    pool.reconfigure(max_size=3)
+    found = pool.describe()
+    assert found["max_size"] == Setting(3, "reconfigure()")
+    assert all(found[name].value in (None, 0, 3) for name in ("min_size", "max_idle"))
+    assert "default" in found["max_idle"].source
+    pool = ADAPTERS[adapter](config=PoolConfig(min_size=0, max_size=9, max_idle=6))
+    with pytest.raises(ConfigError, match="max_idle=6: must be at most max_size"):
+        pool.reconfigure(max_size=3)
+
+
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_a_setting_that_was_not_given_has_a_default_as_its_source(adapter: str) -> None:
     for name, setting in ADAPTERS[adapter]().describe().items():
@@ -267,6 +308,27 @@ DRIVERS_WORDS: list[tuple[str, dict[str, Any], str, Any, str]] = [
     ("asyncpg", {"max_size": 10}, "max_size", 10, "keyword max_size"),
     ("psycopg", {"max_idle": 600.0}, "idle_timeout", 600.0, "keyword max_idle"),
     ("psycopg", {"kwargs": {"connect_timeout": 10}}, "connect_timeout", 10, "connect_timeout in kwargs"),
+    (
+        "dbapi",
+        {"connect_kwargs": {"connect_timeout": 10}},
+        "connect_timeout",
+        10,
+        "connect_timeout of psycopg.connect()",
+    ),
+    (
+        "sqlalchemy",
+        {"connect_args": {"connect_timeout": "10"}},
+        "connect_timeout",
+        10,
+        "connect_timeout in connect_args or the URL",
+    ),
+    (
+        "sqlalchemy async",
+        {"connect_args": {"timeout": 10}},
+        "connect_timeout",
+        10,
+        "timeout in connect_args or the URL",
+    ),
     ("sqlalchemy", {"pool_size": 5}, "max_idle", 5, "keyword pool_size"),
     ("sqlalchemy", {"max_overflow": 10}, "max_size", 15, "keyword pool_size + max_overflow"),
     ("sqlalchemy", {"pool_timeout": 30.0}, "acquire_timeout", 30.0, "keyword timeout"),
@@ -285,6 +347,40 @@ def test_a_drivers_argument_counts_if_it_equals_its_default(
     if adapter == "sqlalchemy" and name == "max_size":
         given = {"pool_size": 5, **given}
     assert ADAPTERS[adapter](**given, **shared).describe()[name] == Setting(value, source)
+
+
+def of_psycopg(text: str) -> Any:
+    return pg.PoolkitConnectionPool(text, open=False).poolkit
+
+
+def of_module(text: str) -> Any:
+    return PooledDatabase(psycopg, text).poolkit
+
+
+@pytest.mark.parametrize("make", [of_psycopg, of_module])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("host=a connect_timeout=3", 3.0),
+        ("host=a,b connect_timeout=3", 6.0),  # libpq has it for each of them
+        ("host=a,b target_session_attrs=prefer-standby connect_timeout=3", 12.0),  # and goes through them twice
+        ("host=a connect_timeout=1", 2.0),  # its least
+        ("host=a connect_timeout=0", None),
+    ],
+)
+def test_a_limit_in_libpqs_connection_string_is_shown(
+    make: Callable[[str], Any], text: str, seconds: float | None
+) -> None:
+    found = make(text).describe()["connect_timeout"]
+    assert (found.value, found.source.startswith("connect_timeout in ")) == (seconds, True)
+
+
+@pytest.mark.parametrize("adapter", ["psycopg", "dbapi"])
+def test_a_limit_in_libpqs_environment_is_shown(adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "3")
+    found = ADAPTERS[adapter]().describe()["connect_timeout"]
+    assert (found.value, found.source.endswith("PGCONNECT_TIMEOUT")) == (3.0, True)
+    assert ADAPTERS[adapter](connect_timeout=7.0).describe()["connect_timeout"] == Setting(7.0, "keyword")
 
 
 CONTRADICTIONS: list[tuple[str, dict[str, Any], str, Any]] = [

@@ -171,9 +171,14 @@ def test_the_pools_own_connect_timeout_replaces_that_of_libpq(
         assert connection.info.get_parameters()["connect_timeout"] == "7"
 
 
-def test_a_limit_that_is_given_later_replaces_that_of_libpq(postgres: PostgresServer) -> None:
-    text = psycopg.conninfo.make_conninfo(**postgres.dsn, connect_timeout=3)
-    with PooledDatabase(psycopg, text) as db:
+@pytest.mark.parametrize("place", ["string", "connect_kwargs"])
+def test_a_limit_that_is_given_later_replaces_that_of_libpq(postgres: PostgresServer, place: str) -> None:
+    own = {"connect_timeout": 3}
+    text = psycopg.conninfo.make_conninfo(**postgres.dsn, **(own if place == "string" else {}))
+    with PooledDatabase(psycopg, text, connect_kwargs=own if place == "connect_kwargs" else None) as db:
+        with db.connect() as connection:
+            assert connection.info.get_parameters()["connect_timeout"] == "3"
+        db.poolkit.clear()
         db.poolkit.reconfigure(connect_timeout=7)
         with db.connect() as connection:
             assert connection.info.get_parameters()["connect_timeout"] == "7"
