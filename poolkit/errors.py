@@ -243,10 +243,13 @@ class CircuitOpen(ConnectFailed):
     retry_after: float = 0.0
 
 
-def cannot_connect(pool: str, cause: BaseException | None, *, fatal: bool) -> ConnectFailed:
-    """Return the error for one caller of a failed connect of the pool with this name."""
+def cannot_connect(pool: str, cause: BaseException | None, *, fatal: bool, when: str = "") -> ConnectFailed:
+    """Return the error for one caller of a failed connect of the pool with this name.
+
+    ``when``: the age of the failure, where the caller came later.
+    """
     kind = ConnectTimeout if isinstance(cause, ConnectTimeout) else ConnectFailed
-    error = kind(f"{pool}: cannot connect: {describe(cause)}")
+    error = kind(f"{pool}: cannot connect{f' ({when})' if when else ''}: {describe(cause)}")
     error.__cause__ = cause
     error.fatal = fatal
     return error

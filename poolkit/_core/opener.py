@@ -114,7 +114,10 @@ class Dialer:
 
     def error(self, now: float) -> ConnectFailed:
         """Return a new error for a caller that has no connection to wait for."""
-        return self._circuit_open(now) if self.breaker.is_open(now) else self.connect_error()
+        if self.breaker.is_open(now):
+            return self._circuit_open(now)
+        age, pause = now - self.last_error_at, self.retry_at - now
+        return self.connect_error(f"tried {age:.1f} s ago, next try in {pause:.1f} s" if age > 0 and pause > 0 else "")
 
     def spoken_for(self, opening: int) -> int:
         """How many of the connects in progress serve the caller that makes them, which is not in the queue."""
@@ -162,9 +165,9 @@ class Dialer:
 
     # -- errors for callers -------------------------------------------------------------------------------------------
 
-    def connect_error(self) -> ConnectFailed:
+    def connect_error(self, when: str = "") -> ConnectFailed:
         """Return the last connect error as a new error for one caller."""
-        return cannot_connect(self.name, self.last_error, fatal=self.fatal)
+        return cannot_connect(self.name, self.last_error, fatal=self.fatal, when=when)
 
     def _circuit_open(self, now: float) -> CircuitOpen:
         """Return an error that tells what failed, since when, and when the next attempt is."""

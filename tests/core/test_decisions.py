@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -139,7 +140,10 @@ def test_newcomers_get_a_fatal_error_at_once_during_the_backoff() -> None:
     [slot] = connects(core)
     core.connect_failed(slot, OSError("no such user"), Verdict.FATAL, NOW)
     assert isinstance(first.outcome, ConnectFailed)
-    assert isinstance(ask(core, NOW + 1).outcome, ConnectFailed)
+    late = ask(core, NOW + 1).outcome
+    assert isinstance(late, ConnectFailed)
+    assert re.search(r"cannot connect \(tried 1\.0 s ago, next try in [\d.]+ s\): OSError: no such user", str(late))
+    assert "ago" not in str(first.outcome)
 
 
 def test_connects_that_fail_together_are_one_round_of_the_backoff() -> None:
