@@ -194,8 +194,9 @@ class PoolBase(Generic[C]):
     def reconfigure(self, **changes: Unpack[PoolSettings]) -> None:
         """Change settings of the running pool: ``reconfigure(max_size=20)``.
 
-        No lease is interrupted: surplus connections are closed when they are returned. Raises ConfigError, and changes
-        nothing, for an unknown name or an invalid value. Thread-safe.
+        No lease is interrupted: surplus connections are closed when they are returned. A smaller limit also lowers the
+        defaults of ``max_idle`` and ``min_size``. Raises ConfigError, and changes nothing, for an unknown name, an
+        invalid value, or a setting that cannot apply to this pool. Thread-safe.
         """
         self._gate.step(change_settings, self, changes).warn(stacklevel=1)
 
