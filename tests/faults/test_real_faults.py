@@ -172,6 +172,7 @@ def test_ten_idle_sessions_ended_by_the_server_fail_one_request_without_checks(
     assert "WRONG" not in answers
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("adapter", ON_TCP)
 def test_the_first_caller_after_that_is_served_within_two_connect_times(
     adapter: str, servers: World, users: Callable[..., tuple[Users, FaultProxy]]
