@@ -9,6 +9,7 @@ import contextvars
 import gc
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from redis.backoff import NoBackoff
 
 import poolkit
 from poolkit import BackoffConfig, ConfigError, Setting
+from poolkit.policies.connects import growth, pace
 from poolkit.testing.servers import Certificates, RedisServer
 from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from tests.faults.proxy import FaultProxy
@@ -102,21 +104,19 @@ def at(server: Any, **arguments: Any) -> dict[str, Any]:
 # -- a spike -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_spike_of_50_callers_on_5_open_connections_opens_at_most_2(world: World, proxy: FaultProxy) -> None:
+async def test_a_spike_of_50_callers_on_5_open_connections_opens_few(world: World, proxy: FaultProxy) -> None:
+    """At most 2 in 50 ms, which are enough for the callers. On a busy machine they may take longer, and get more."""
     async with world.pool(**at(proxy, max_connections=30)) as pool:
-        for _ in range(5):  # long: a busy machine may exceed the pause before the next connect
-            pool.poolkit.clear()
-            proxy.latency = 0.2  # connects are slow
-            for connection in [await world.get(pool) for _ in range(5)]:
-                await world.give(pool, connection)
-            await until_async(lambda: pool.poolkit.stats().idle >= 5, "five are open", pool.poolkit.stats)
-            before, proxy.latency, proxy.swallow = proxy.accepted, 0.0, True
-            await asyncio.gather(*(world.ping(pool) for _ in range(50)))
-            opened = proxy.accepted - before
-            proxy.swallow = False
-            if opened <= 2:
-                return
-        raise AssertionError(f"{opened} connects")
+        proxy.latency = 0.2  # connects are slow
+        for connection in [await world.get(pool) for _ in range(5)]:
+            await world.give(pool, connection)
+        await until_async(lambda: pool.poolkit.stats().idle >= 5, "five are open", pool.poolkit.stats)
+        before, proxy.latency, proxy.swallow = proxy.accepted, 0.0, True
+        begun = time.monotonic()
+        await asyncio.gather(*(world.ping(pool) for _ in range(50)))
+        spent, opened = time.monotonic() - begun, proxy.accepted - before
+        proxy.swallow = False
+        assert opened <= 1 + sum(growth(pace(1.0), opening) <= spent for opening in range(30)), f"{spent:.3f} s"
 
 
 async def test_a_caller_takes_a_returned_connection_while_its_connect_goes_on(world: World, proxy: FaultProxy) -> None:
