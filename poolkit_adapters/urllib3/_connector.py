@@ -16,6 +16,8 @@ from ._link import Link, Response
 
 __all__ = ("URLLib3Connector", "lost")
 
+_RESPONSE_CLASS = ("response_class", "_original_response_cls")
+"""Attributes of a connection: the class of its responses. botocore keeps it under the second name, for each request."""
 _LOST = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)  # RemoteDisconnected is a ConnectionResetError
 
 
@@ -50,8 +52,9 @@ class URLLib3Connector(Connector[Link]):
         if pool is None:
             raise RuntimeError("bug in poolkit: a request is running, but its pool no longer exists")
         connection = pool._new_conn()
-        if getattr(connection, "response_class", None) is http.client.HTTPResponse:
-            connection.response_class = Response
+        for name in _RESPONSE_CLASS:
+            if getattr(connection, name, None) is http.client.HTTPResponse:
+                setattr(connection, name, Response)
         link = Link(connection)
         self.links[id(link)] = link
         return link

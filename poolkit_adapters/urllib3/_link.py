@@ -11,6 +11,7 @@ import http.client
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from urllib3.connection import HTTPConnection
@@ -20,7 +21,10 @@ __all__ = ("Link", "Response")
 
 _MOST = 64 * 1024
 """The most bytes that one check reads from a TLS connection. If the peer has sent more, the connection is closed."""
+_MOST_INTERIM = 100
+"""The most informational responses before the final one."""
 _OWN_LOOK = HTTPConnection.is_connected
+_read_status: Callable[[Any], tuple[str, int, str]] = http.client.HTTPResponse._read_status  # type: ignore[attr-defined]
 
 
 class _Ended(socket.SocketIO):
@@ -31,9 +35,40 @@ class _Ended(socket.SocketIO):
 
 
 class Response(http.client.HTTPResponse):
-    """http.client's response, which reads ahead. When it is complete, it records whether it has read further bytes."""
+    """http.client's response, with two differences.
+
+    It skips every informational response. http.client skips only 100, and takes 103 (Early Hints) for the final one.
+    http.client also reads ahead. A complete response records whether further bytes were read.
+    """
 
     leftover = False
+    """Whether the connection must not be used again: further bytes were read, or the head gave two lengths."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        found = _read_status(self)
+        if found[1] < 200:
+            return self._after_interim(found)
+        return found
+
+    def _after_interim(self, found: tuple[str, int, str]) -> tuple[str, int, str]:
+        """Skip informational responses. Return the status line of the first other one, which may be ``found``.
+
+        Raises HTTPException if there are too many, or if their heads are too long.
+        """
+        size = 0
+        for _ in range(_MOST_INTERIM + 1):
+            if found[1] >= 200 or found[1] == http.client.SWITCHING_PROTOCOLS:
+                return found
+            line = b""
+            while line not in (b"\r\n", b"\n"):
+                line = self.fp.readline(_MOST)
+                size += len(line)
+                if size > _MOST:
+                    raise http.client.HTTPException(f"informational responses of more than {_MOST} bytes")
+                if not line:
+                    raise http.client.RemoteDisconnected("the connection was closed in an informational response")
+            found = _read_status(self)
+        raise http.client.HTTPException(f"more than {_MOST_INTERIM} informational responses")
 
     def _close_conn(self) -> None:
         file: Any = self.fp
@@ -42,20 +77,22 @@ class Response(http.client.HTTPResponse):
             if type(source) is socket.SocketIO:  # not a custom socket's
                 source.__class__ = _Ended  # so that peek() shows what was read ahead, but does not read from the socket
                 self.leftover = bool(file.peek())
+            if self.chunked and "content-length" in self.headers:  # RFC 9112, 6.3: it may be an attack
+                self.leftover = True
         super()._close_conn()  # type: ignore[misc]  # not in the stubs
 
 
 class Link:
     """A connection of urllib3. Used by one thread at a time."""
 
-    __slots__ = ("_closed", "_poll", "_polled", "answered", "connection", "opened", "response", "taken_over")
+    __slots__ = ("_closed", "_poll", "_polled", "answered", "connection", "opened", "response", "unfinished")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.opened = False  # whether it has ever been connected
         self.answered = False  # whether it has delivered a response
         self.response: Any = None  # http.client's response to the last request
-        self.taken_over = False  # whether it has switched to another protocol (status 101)
+        self.unfinished = False  # whether more follows the last response: another protocol (101), or the final response
         self._closed = False
         self._poll: Any = None
         self._polled = -1  # the descriptor
@@ -77,7 +114,7 @@ class Link:
 
     def reusable(self) -> bool:
         """Return whether another request may follow: the response is complete, and the connection stays open."""
-        if self._closed or not self.opened or self.taken_over or self.connection.sock is None:
+        if self._closed or not self.opened or self.unfinished or self.connection.sock is None:
             return False
         response = self.response
         if response is None:

@@ -326,7 +326,7 @@ class Pooled:
             link = lease.connection
             link.answered = True
             link.response = getattr(response, "_original_response", None)
-            link.taken_over = response.status == 101
+            link.unfinished = response.status < 200
             if read.get("response_conn") is not None:
                 attempt = self._mine()
                 if attempt is not None and attempt.conn is conn:

@@ -1,0 +1,138 @@
+"""Informational responses come before the final one, and no other request gets the final one."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+
+from poolkit_adapters.requests import PoolkitAdapter
+from poolkit_adapters.urllib3 import PoolkitPoolManager
+from poolkit_adapters.urllib3._pool import PoolkitHTTPConnectionPool
+from tests.support.loops import LoopServer
+
+EARLY = b"Link: </s.css>; rel=preload\r\n"
+
+
+class Hinting(LoopServer):
+    """Answers ``GET /TEXT`` with ``/TEXT``. Before the answers to ``GET /early...`` it sends ``hints``.
+
+    The answers to ``GET /both`` have two lengths.
+    """
+
+    def __init__(self, hints: bytes = b"") -> None:
+        super().__init__("hinting")
+        self.hints = hints
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+            if path.startswith(b"/early"):
+                writer.write(self.hints)
+                await writer.drain()
+                await asyncio.sleep(0.02)  # the final response comes in a packet of its own
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(path), path) if path == b"/both" else path
+            coding = b"Transfer-Encoding: chunked\r\n" if path == b"/both" else b""
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s" % (len(path), coding, body))
+            await writer.drain()
+
+    def url(self, path: str) -> str:
+        return f"http://{self.host}:{self.port}/{path}"
+
+
+@pytest.fixture(params=["urllib3", "requests"])
+def get(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A function that sends a GET and returns the status and the body."""
+    if request.param == "urllib3":
+        with PoolkitPoolManager(retries=False) as manager:
+
+            def send(url: str) -> tuple[int, bytes]:
+                response = manager.request("GET", url)
+                return response.status, response.data
+
+            yield send
+    else:
+        with requests.Session() as session:
+            session.mount("http://", PoolkitAdapter())
+
+            def send(url: str) -> tuple[int, bytes]:
+                response = session.get(url)
+                return response.status_code, response.content
+
+            yield send
+
+
+def hints(*codes: int) -> bytes:
+    return b"".join(b"HTTP/1.1 %d Wait\r\n%s\r\n" % (code, EARLY) for code in codes)
+
+
+@pytest.mark.parametrize("codes", [(100,), (102,), (103,), (103, 103), (100, 102, 103, 100), (103,) * 100])
+def test_a_request_gets_the_final_response_and_the_next_one_its_own(get: Any, codes: tuple[int, ...]) -> None:
+    """http.client takes 102 and 103 for the final response. The connection is used again."""
+    with Hinting(hints(*codes)) as server:
+        assert get(server.url("early-alice")) == (200, b"/early-alice")
+        assert get(server.url("bob")) == (200, b"/bob")
+        assert server.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [hints(*(103,) * 101), b"HTTP/1.1 103 Wait\r\n" + b"X: " + b"x" * 70_000 + b"\r\n\r\n"],
+    ids=["many", "long"],
+)
+def test_informational_responses_without_end_fail_the_request(get: Any, sent: bytes) -> None:
+    """Their number and their bytes are limited. The connection is closed."""
+    with Hinting(sent) as server:
+        with pytest.raises((urllib3.exceptions.HTTPError, requests.RequestException)):
+            get(server.url("early-alice"))
+        assert get(server.url("bob")) == (200, b"/bob")
+        assert server.accepted == 2
+
+
+def test_botocore_gets_the_final_response_too() -> None:
+    """Its connections choose the class of the response again before each request."""
+    session = pytest.importorskip("botocore.httpsession")
+    requests_of_aws = pytest.importorskip("botocore.awsrequest")
+    with Hinting(hints(103)) as server, PoolkitPoolManager() as manager:
+        client = session.URLLib3Session()
+        manager.pool_classes_by_scheme = client._manager.pool_classes_by_scheme
+        client._manager = manager
+        for path in ("early-alice", "bob", "early-carol", "dave"):
+            response = client.send(requests_of_aws.AWSRequest("GET", server.url(path)).prepare())
+            assert (response.status_code, response.content) == (200, f"/{path}".encode())
+        assert server.accepted == 1
+
+
+class OwnResponse(http.client.HTTPResponse):
+    """A response class of the application, which the pool leaves alone."""
+
+
+class OwnConnection(urllib3.connection.HTTPConnection):
+    response_class = OwnResponse
+
+
+class OwnPool(PoolkitHTTPConnectionPool):
+    ConnectionCls = OwnConnection
+
+
+@pytest.mark.parametrize("code", [102, 103])
+def test_a_connection_whose_last_response_was_informational_is_closed(code: int) -> None:
+    """A response class of the application may return one, as http.client does. Its final response is still to come."""
+    with Hinting(hints(code)) as server, OwnPool(server.host, server.port) as pool:
+        assert pool.request("GET", "/early-alice").status == code
+        response = pool.request("GET", "/bob")
+        assert (response.status, response.data) == (200, b"/bob")
+        assert server.accepted == 2
+
+
+def test_a_connection_whose_response_gave_two_lengths_is_closed(get: Any) -> None:
+    """RFC 9112, 6.3: the head with ``Content-Length`` and ``Transfer-Encoding`` may be an attack."""
+    with Hinting() as server:
+        for _ in range(2):
+            assert get(server.url("both")) == (200, b"/both")
+        assert server.accepted == 2
