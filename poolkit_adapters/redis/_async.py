@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Iterable
+from sys import exc_info
 from typing import TYPE_CHECKING, Any
 
 from poolkit import AsyncPool
@@ -13,7 +13,7 @@ from poolkit.errors import NotLeased, PoolError
 
 from . import _errors
 from ._base import PoolBase, count, first_config, in_state, must_notify
-from ._connection_watch import IDLE, USED, AsyncConnectionWatch, disconnect_now
+from ._connection_watch import IDLE, USED, AsyncConnectionWatch, disconnect_now, passing_through
 from ._connectors import TaskConnector
 from ._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
@@ -21,6 +21,7 @@ from ._driver import (
     AsyncConnectionPool,
     AsyncReAuthListener,
     AsyncReleasedEvent,
+    DriverError,
     async_connection,
     async_record_wait,
     async_waits_recorded,
@@ -144,7 +145,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             await _record(self, async_record_wait, connection, started)
         if not watch.clean():  # last: nothing is awaited between this check and the return to the caller
             watch = await cleaned(self, watch, started)
-        watch.state = USED
+        watch.state, watch.handled = USED, exc_info()[1]
         if recorded:
             count(self, watch, USED)
         return watch.connection
@@ -175,8 +176,12 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             )
         watch.state = IDLE
         keep, overdue = False, None
+        passing = exc_info()[1]
+        if watch.handled is not None:
+            passing = passing_through(watch)
         try:
-            keep = self.owns_connection(connection) and watch.reusable()
+            if passing is None or isinstance(passing, DriverError):  # see the synchronous pool
+                keep = self.owns_connection(connection) and watch.reusable()
             if AsyncReleasedEvent is not None and must_notify(self, connection, keep):
                 reusable, keep = keep, False  # an exception of a listener leaves the connection in an unknown state
                 await self._event_dispatcher.dispatch_async(AsyncReleasedEvent(connection))
@@ -192,7 +197,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             except NotLeased:  # reset() was called while the listeners ran
                 self._former.take(connection)
                 disconnect_now(connection)
-        if overdue is not None and sys.exc_info()[1] is None:  # it must not replace an error that is being raised
+        if overdue is not None and passing is None:  # it must not replace an error that is being raised
             raise overdue
 
     def owns_connection(self, connection: Any) -> bool:
@@ -289,5 +294,5 @@ async def take(pool: AsyncPoolkitConnectionPool, timeout: float) -> Any:
     except PoolError as error:
         raise _errors.pool_error(error)  # noqa: B904  its cause is set already
     watch = await cleaned(pool, pool._watches[id(connection)], started, timeout)
-    watch.state = USED
+    watch.state, watch.handled = USED, exc_info()[1]
     return watch.connection

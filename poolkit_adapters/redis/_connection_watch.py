@@ -35,7 +35,7 @@ from ._driver import (
 )
 from ._footprint import NOTED, Footprint
 
-__all__ = ("IDLE", "USED", "AsyncConnectionWatch", "ConnectionWatch", "State", "disconnect_now")
+__all__ = ("IDLE", "USED", "AsyncConnectionWatch", "ConnectionWatch", "State", "disconnect_now", "passing_through")
 
 _CLOSED = "Connection closed by server."
 _PUSH = b">"
@@ -63,6 +63,16 @@ def _forget_token(connection: Any) -> None:
         connection.set_re_auth_token(None)
 
 
+def passing_through(watch: ConnectionWatch | AsyncConnectionWatch) -> BaseException | None:
+    """Return the exception that ends the lease of a connection. Call it when the lease ends.
+
+    An exception that was being handled when the lease began does not: its caller works in an ``except`` block.
+    """
+    handled, watch.handled = watch.handled, None
+    passing = sys.exc_info()[1]
+    return None if passing is handled else passing
+
+
 class ConnectionWatch:
     """The state of one sync connection. Not thread-safe: only the current holder of the connection may call it."""
 
@@ -79,6 +89,7 @@ class ConnectionWatch:
         "_sock",
         "connection",
         "counted",
+        "handled",
         "inner",
         "inspectable",
         "opened_at",
@@ -94,6 +105,7 @@ class ConnectionWatch:
         self.inspectable = isinstance(self.inner, Abstract) and type(self.inner).can_read is Abstract.can_read
         self.state = State.OPENING
         self.counted: State | None = None
+        self.handled: BaseException | None = None  # the exception that was being handled when the lease began
         self.opened_at = 0.0
         self.recheck = False  # whether work is due before the connection may be handed out, such as a new AUTH
         self._sock: Any = None
@@ -275,6 +287,7 @@ class AsyncConnectionWatch:
         "closed",
         "connection",
         "counted",
+        "handled",
         "inspectable",
         "lenient",
         "loop",
@@ -295,6 +308,7 @@ class AsyncConnectionWatch:
         )
         self.state = State.OPENING
         self.counted: State | None = None
+        self.handled: BaseException | None = None  # the exception that was being handled when the lease began
         self.opened_at = 0.0
         self.recheck = False
         self.closed: asyncio.Future[None] | None = None  # set if disconnect() waits for the close

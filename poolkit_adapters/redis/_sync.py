@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import weakref
 from queue import LifoQueue
+from sys import exc_info
 from typing import TYPE_CHECKING, Any
 
 from poolkit import Pool
@@ -18,13 +18,14 @@ from poolkit.runtimes.fork import Stage, after_fork
 from .._time_limits import Watch as TimeLimits
 from . import _errors
 from ._base import PoolBase, count, first_config, in_state, must_notify
-from ._connection_watch import IDLE, USED, ConnectionWatch, State
+from ._connection_watch import IDLE, USED, ConnectionWatch, State, passing_through
 from ._connectors import SyncConnector
 from ._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
     CacheProxy,
     Connection,
     ConnectionPool,
+    DriverError,
     ReAuthListener,
     ReleasedEvent,
     record_wait,
@@ -184,11 +185,13 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
             return
         watch.state = IDLE
         keep = False
-        passing = sys.exc_info()[1]
+        passing = exc_info()[1]
+        if watch.handled is not None:
+            passing = passing_through(watch)
         try:
-            # do not keep it while an interrupt is being raised: it may have come between a request and its reply, where
-            # redis-py has no handler, and a reply that has not arrived yet cannot be detected
-            if self.owns_connection(connection) and (passing is None or isinstance(passing, Exception)):
+            # do not keep it while an exception is being raised that is not redis-py's own: a signal handler may have
+            # raised it between a request and its reply, and a reply that has not arrived yet cannot be detected
+            if self.owns_connection(connection) and (passing is None or isinstance(passing, DriverError)):
                 keep = watch.reusable()
                 if ReleasedEvent is not None and must_notify(self, connection, keep):
                     reusable, keep = keep, False  # an exception leaves it in an unknown state
@@ -324,7 +327,7 @@ def take(pool: PoolkitConnectionPool, timeout: float | None, started: float) -> 
             else:
                 ready = watch.clean()
             if ready:
-                watch.state = USED
+                watch.state, watch.handled = USED, exc_info()[1]
                 return connection
         except BaseException:
             engine.release(connection, discard=True)
