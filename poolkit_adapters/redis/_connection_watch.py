@@ -485,7 +485,7 @@ def _packing(kind: Any, ref: Callable[[], Any], footprint: Footprint) -> Callabl
     """Return a ``pack_command()`` for a connection. Every command passes through it before it is written."""
 
     def pack(*args: Any) -> Any:
-        if args and args[0] in NOTED:
+        if args and NOTED[args[0]]:
             footprint.note(args)
         connection = ref()
         writer = connection._writer

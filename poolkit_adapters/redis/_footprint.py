@@ -10,17 +10,38 @@ from ._errors import NETWORK_ERRORS
 __all__ = ("NOTED", "Footprint")
 
 
-def _spellings(*names: str) -> frozenset[object]:
-    cases = {case for name in names for case in (name, name.lower(), name.capitalize())}
-    return frozenset(cases | {case.encode() for case in cases})
+_BEGIN = frozenset({b"WATCH", b"MULTI"})
+_END = frozenset({b"EXEC", b"DISCARD", b"UNWATCH"})
+_SELECT = b"SELECT"
+_LOST = frozenset({b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE", b"MONITOR", b"RESET"})
+_OF_A_SESSION = _BEGIN | _END | _LOST | {_SELECT}
+_MOST, _LONGEST = 1000, 40
+"""Names that are remembered, and the characters of the longest one."""
 
 
-_BEGIN = _spellings("WATCH", "MULTI")
-_END = _spellings("EXEC", "DISCARD", "UNWATCH")
-_SELECT = _spellings("SELECT")
-_LOST = _spellings("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "RESET")
-NOTED = _BEGIN | _END | _SELECT | _LOST
-"""The names of the commands that change a session. Others need no :meth:`Footprint.note`."""
+class _Names(dict[object, tuple[bytes, ...]]):
+    """The words of a command's first argument if the command changes the session, and nothing for any other.
+
+    redis-py splits that argument, and servers ignore the case: ``"select 3"`` is ``"SELECT", 3``. Remembers answers.
+    """
+
+    def __missing__(self, name: object) -> tuple[bytes, ...]:
+        words: tuple[bytes, ...] = ()
+        if isinstance(name, str):
+            words = tuple(name.encode(errors="replace").split())
+        elif isinstance(name, bytes):
+            words = tuple(name.split())
+        if words and words[0].upper() not in _OF_A_SESSION:
+            words = ()
+        if isinstance(name, (str, bytes)) and len(name) <= _LONGEST:
+            if len(self) >= _MOST:
+                self.clear()
+            self[name] = words
+        return words
+
+
+NOTED = _Names()
+"""``NOTED[args[0]]`` is true if a command changes the session. Others need no :meth:`Footprint.note`."""
 
 
 class Footprint:
@@ -53,19 +74,20 @@ class Footprint:
 
     def pack(self, *args: Any) -> Any:
         """Pack one command."""
-        if args and args[0] in NOTED:
+        if args and NOTED[args[0]]:
             self.note(args)
         return self._pack(*args)
 
     def note(self, args: tuple[Any, ...]) -> None:
         """Record a command that changes the session."""
-        name = args[0]
+        name, *values = (*NOTED[args[0]], *args[1:])
+        name = name.upper()
         if name in _BEGIN:
             self._open = True
         elif name in _END:
             self._open = False
-        elif name in _SELECT:
-            db = args[1] if len(args) > 1 else self._home
+        elif name == _SELECT:
+            db = values[0] if values else self._home
             self._db = db.decode() if isinstance(db, bytes) else str(db)
         else:
             self._lost = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -186,7 +187,23 @@ def test_26_a_connection_the_server_closed_leaves_without_traffic(
     until(lambda: pool.poolkit.stats().size == 0)  # the engine checks every five seconds
 
 
-@pytest.mark.parametrize("command", [("SELECT", 3), ("select", "3"), (b"SELECT", 3)])
+SELECTS = pytest.mark.parametrize(
+    "command",
+    [("SELECT", 3), ("select", "3"), (b"SELECT", 3), ("sELECT", 3), ("SELECT 3",), (" select  3",), (b"SELECT 3",)],
+    ids=str,
+)
+BEGINS = pytest.mark.parametrize(
+    "command",
+    [
+        ("WATCH", "a-key"), ("MULTI",), ("SUBSCRIBE", "a-channel"), ("mULTI",), ("WATCH a-key",),
+        ("Watch a-key", "b-key"), ("SUBSCRIBE a-channel",), (b"pSubscribe a*",),
+    ],
+    ids=str,
+)  # fmt: skip
+"""Also in one string and in mixed case: redis-py splits the first argument, and the server ignores the case."""
+
+
+@SELECTS
 def test_another_database_does_not_stay_selected(make_pool: Callable[..., Any], command: tuple[Any, ...]) -> None:
     pool = make_pool(max_connections=1)
     client = redis.Redis(connection_pool=pool)
@@ -200,15 +217,18 @@ def test_another_database_does_not_stay_selected(make_pool: Callable[..., Any], 
     assert client.get("where") == b"database 0"
 
 
+@SELECTS
 @pytest.mark.anyio
-async def test_another_database_does_not_stay_selected_async(make_async_pool: Callable[..., Any]) -> None:
+async def test_another_database_does_not_stay_selected_async(
+    make_async_pool: Callable[..., Any], command: tuple[Any, ...]
+) -> None:
     pool = make_async_pool(max_connections=1)
     client = redis.asyncio.Redis(connection_pool=pool)
     await client.set("where", "database 0")
-    await client.execute_command("SELECT", 3)
+    await client.execute_command(*command)
     assert await client.get("where") == b"database 0"
     async with client.pipeline(transaction=False) as pipe:
-        pipe.execute_command("SELECT", 3)
+        pipe.execute_command(*command)
         pipe.get("where")
         assert (await pipe.execute())[1] is None
     assert await client.get("where") == b"database 0"
@@ -225,7 +245,20 @@ def test_the_pools_own_database_is_no_change(make_pool: Callable[..., Any], redi
     assert client.client_id() == second != first
 
 
-@pytest.mark.parametrize("command", [("WATCH", "a-key"), ("MULTI",), ("SUBSCRIBE", "a-channel")])
+def test_the_names_of_commands_are_remembered_up_to_a_limit(make_pool: Callable[..., Any]) -> None:
+    """A program may give each command in one string."""
+    client = redis.Redis(connection_pool=make_pool(max_connections=1))
+    names = importlib.import_module(f"{type(client.connection_pool).__module__.rpartition('.')[0]}._footprint").NOTED
+    first = client.client_id()
+    for number in range(1100):
+        client.execute_command(f"GET key-{number}")
+    assert client.client_id() == first
+    assert len(names) <= 1000
+    client.execute_command("sElEcT   7")
+    assert client.client_id() != first
+
+
+@BEGINS
 def test_an_open_transaction_or_subscription_is_not_passed_on(
     make_pool: Callable[..., Any], command: tuple[Any, ...]
 ) -> None:
@@ -234,6 +267,17 @@ def test_an_open_transaction_or_subscription_is_not_passed_on(
     client.execute_command(*command)
     assert client.ping() is True
     assert client.set("a-key", "a value") is True
+
+
+@BEGINS
+@pytest.mark.anyio
+async def test_an_open_transaction_or_subscription_is_not_passed_on_async(
+    make_async_pool: Callable[..., Any], command: tuple[Any, ...]
+) -> None:
+    client = redis.asyncio.Redis(connection_pool=make_async_pool(max_connections=1, protocol=2))
+    await client.execute_command(*command)
+    assert await client.ping() is True
+    assert await client.set("a-key", "a value") is True
 
 
 def test_transactions_keep_their_connection(make_pool: Callable[..., Any]) -> None:
