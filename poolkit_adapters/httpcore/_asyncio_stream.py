@@ -48,7 +48,7 @@ class _Wire(asyncio.Protocol):
         self.held = False  # reading is paused
         self.full = False  # writing is paused
         self.reader: asyncio.Future[None] | None = None
-        self.writer: asyncio.Future[None] | None = None
+        self.writers: set[asyncio.Future[None]] = set()  # any number of tasks may write, each all of its bytes at once
         self.deadline = NEVER  # of the reader
         self.timer: asyncio.TimerHandle | None = None
 
@@ -88,8 +88,9 @@ class _Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.full = False
-        if self.writer is not None and not self.writer.done():
-            self.writer.set_result(None)
+        for writer in self.writers:
+            if not writer.done():
+                writer.set_result(None)
 
     def wake(self) -> None:
         """Wake the reading task."""
@@ -281,14 +282,15 @@ class AsyncioStream(httpcore.AsyncNetworkStream):
     async def _drained(self, wire: _Wire, timeout: float | None) -> None:
         """Wait until everything written has been sent."""
         self._written = 0
-        wire.writer = writer = wire.loop.create_future()
+        writer = wire.loop.create_future()
+        wire.writers.add(writer)
         timer = None if timeout is None else wire.loop.call_later(timeout, _expire, writer)
         try:
             await writer
         except TimeoutError as error:
             raise httpcore.WriteTimeout(error) from error
         finally:
-            wire.writer = None
+            wire.writers.discard(writer)
             if timer is not None:
                 timer.cancel()
         if wire.lost is not None or self._closed:

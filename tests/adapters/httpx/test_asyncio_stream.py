@@ -20,6 +20,7 @@ from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool
 from poolkit_adapters.httpcore._asyncio_stream import MOST, AsyncioBackend, AsyncioStream
 from poolkit_adapters.httpx import AsyncPoolkitTransport
 from tests.support.proxies import HTTPProxy
+from tests.support.waiting import until_async
 
 from .conftest import Script, answer, read_request
 
@@ -325,6 +326,97 @@ async def test_a_secure_write_that_the_server_does_not_take_ends_in_time(
         with pytest.raises(httpx.WriteTimeout):
             await client.post(url, content=body(), timeout=httpx.Timeout(10, write=0.1))
     end.set()
+
+
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+LARGE = 20_000_000
+"""Bytes that no buffers between a client and a server on this machine take."""
+
+
+class Upgraded:
+    """A server that switches to another protocol and reads nothing until ``go``. Then it reads, or resets."""
+
+    def __init__(self, *, resets: bool) -> None:
+        self.go = threading.Event()
+        self.got = 0
+        self._resets = resets
+
+    def plain(self, connection: socket.socket, number: int) -> None:
+        read_request(connection)
+        connection.sendall(SWITCH)
+        self._serve(connection, lambda: connection.recv(1 << 20))
+
+    def secure(self, server: Records, number: int) -> None:
+        server.read()
+        server.send(server.sealed(SWITCH))
+        self._serve(server.socket, server.read)
+
+    def _serve(self, connection: socket.socket, read: Callable[[], bytes]) -> None:
+        self.go.wait(30)
+        if self._resets:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            connection.close()
+            return
+        while self.got < LARGE + 20:
+            self.got += len(read())
+
+
+@contextlib.asynccontextmanager
+async def upgraded(
+    server: Upgraded, certificates: Certificates, scripted: Callable[[Script], str], tls: bool
+) -> AsyncIterator[Any]:
+    """The stream of a connection that has switched to another protocol."""
+    if tls:
+        client, url = secure(certificates, scripted, server.secure)
+    else:
+        client, url = client_of(), scripted(server.plain)
+    try:
+        async with client, client.stream("GET", url, headers={"Connection": "Upgrade", "Upgrade": "x"}) as response:
+            yield response.extensions["network_stream"]
+    finally:
+        server.go.set()
+
+
+async def writing(stream: Any) -> list[asyncio.Task[None]]:
+    """Two tasks that write to the stream, and a large write before them. All are waiting."""
+    inner = stream._stream  # httpcore's own stream hands out first what it has read already
+    assert type(inner) is AsyncioStream
+    tasks = []
+    for size in (LARGE, 10, 10):
+        tasks.append(asyncio.create_task(stream.write(b"x" * size)))
+        while not inner._wire.full:
+            await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+    return tasks
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_tasks_that_write_at_once_all_go_on(
+    certificates: Certificates, scripted: Callable[[Script], str], tls: bool
+) -> None:
+    """A websocket: its keepalive writes while a message is being sent."""
+    server = Upgraded(resets=False)
+    async with upgraded(server, certificates, scripted, tls) as stream:
+        tasks = await writing(stream)
+        with pytest.raises(httpcore.WriteTimeout):  # each has its own time
+            await stream.write(b"late", timeout=0.01)
+        server.go.set()
+        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+        await until_async(lambda: server.got == LARGE + 20)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_tasks_that_write_at_once_all_learn_of_a_lost_connection(
+    certificates: Certificates, scripted: Callable[[Script], str], tls: bool
+) -> None:
+    server = Upgraded(resets=True)
+    async with upgraded(server, certificates, scripted, tls) as stream:
+        tasks = await writing(stream)
+        server.go.set()
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+    assert [type(result) for result in results] == [httpcore.WriteError] * 3
 
 
 async def test_tls_can_begin_within_tls(certificates: Certificates, scripted: Callable[[Script], str]) -> None:
