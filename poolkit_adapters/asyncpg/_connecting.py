@@ -14,6 +14,7 @@ from poolkit.errors import said
 from .._errors import release_locals
 from .._options import replaces_limit_of_driver
 from ._errors import PoolClosed
+from ._initial import initial_state
 from ._session import Session
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ class Connects:
             if pool._init is not None:
                 await pool._init(connection)
                 session.touched = True  # what it has set is reset after the first lease, as in asyncpg's pool
+            used = pool._init is not None or pool._connect is not asyncpg.connect
+            if used and pool._reset is None and not pool._resets_itself and not connection.is_closed():
+                session.initial = await initial_state(connection)
             if connection.is_closed():
                 raise asyncpg.ConnectionDoesNotExistError("connection was closed during pool initialization")
         except BaseException as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import asyncpg
 
+from ._initial import look
 from ._session import Session
 
 if TYPE_CHECKING:
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ("Restorer",)
 
-_IDENTITY = "RESET SESSION AUTHORIZATION;\nRESET ROLE;\n"
-_REST = "\nDISCARD TEMP;\nDISCARD SEQUENCES;"
-"""What asyncpg's query leaves behind: the identity of the session, temporary tables, ``lastval()``."""
 _NOT_ITS_SQL = ("42", "0A")  # classes of SQLSTATE: syntax or access rule, feature not supported
+
+
+class _NotAsBefore(Exception):  # noqa: N818  never leaves the adapter
+    """The session holds what its user has left beside what ``init`` has made, and no statement separates the two."""
 
 
 class Restorer:
@@ -48,6 +50,8 @@ class Restorer:
             late = isinstance(error, asyncio.TimeoutError)
             session.failure = error if late else asyncio.TimeoutError("no answer to the reset within check_timeout")
             raise
+        except _NotAsBefore:  # the user's business is done, and the connection is closed
+            raise
         except Exception as error:
             if not session.connection.is_closed():  # the caller is not concerned by a connection that was lost
                 session.failure = error
@@ -66,17 +70,20 @@ class Restorer:
             if pool._reset is not None:
                 await pool._reset(connection)
             else:
-                await self._undo(connection)
+                await self._undo(session)
         if session.running or protocol.is_in_transaction():
             raise asyncpg.InterfaceError("the connection is still in use, or in a transaction, after its reset")
         session.cleaned()
 
-    async def _undo(self, connection: Any) -> None:
-        """Undo what belongs to the session, in one round trip."""
+    async def _undo(self, session: Session) -> None:
+        """Undo what belongs to the session, in one round trip, and keep what ``connect`` and ``init`` have set."""
+        connection, initial = session.connection, session.initial
         query = connection.get_reset_query()
         if query and not self._plain:
             try:
-                await connection.execute(_IDENTITY + query + _REST)
+                await connection.execute(initial.before + query + initial.after)
+                if initial.kept is not None and await look(connection) != initial.kept:
+                    raise _NotAsBefore("the user has left temporary objects, or has used a sequence")
                 return
             except asyncpg.PostgresError as error:
                 if not (error.sqlstate or "").startswith(_NOT_ITS_SQL):

@@ -7,6 +7,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ._initial import FRESH
 from ._statements import leaves_nothing, prepares
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Session:
     """
 
     __slots__ = (
-        "__weakref__", "_pool_ref", "_timeout", "closing", "connection", "expected", "failure", "pid", "prepared",
-        "protocol", "proxy", "ref", "running", "silent", "touched", "wrong_server",
+        "__weakref__", "_pool_ref", "_timeout", "closing", "connection", "expected", "failure", "initial", "pid",
+        "prepared", "protocol", "proxy", "ref", "running", "silent", "touched", "wrong_server",
     )  # fmt: skip
 
     def __init__(self, connection: Any, pool: PoolkitPool, engine: Any) -> None:
@@ -40,6 +41,7 @@ class Session:
         self.ref = weakref.ref(connection, partial(_dropped, weakref.ref(engine), id(self)))
         self.proxy: weakref.ref[Any] | None = None  # the current lease
         self.pid = os.getpid()  # a forked child must not use it
+        self.initial = FRESH  # what a reset comes back to
         self.expected = 0
         self.touched = False
         self.prepared = False  # whether it may hold a statement prepared by SQL

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
 import pytest
 
 from poolkit_adapters.asyncpg._statements import leaves_nothing
+from tests.adapters.psycopg.support import Admin
 from tests.support.waiting import until_async
+
+_numbers = itertools.count()
 
 HARMLESS = [
     "select 1", "SELECT a, b FROM t WHERE a = $1;", "select count(*), max(x) from t group by y having sum(z) > 1",
@@ -172,6 +178,77 @@ async def test_what_init_has_set_lasts_for_one_lease_as_with_asyncpgs_pool(make:
     async with make(max_size=1, init=init) as pool:
         assert await pool.fetchval("show work_mem") == "98kB"
         assert await pool.fetchval("show work_mem") != "98kB"
+
+
+@pytest.fixture
+def role(admin: Admin) -> Iterator[str]:
+    """The quoted name of a role that is not a superuser."""
+    name = f'"poolkit ""role{next(_numbers)} of {os.getpid()}"'
+    admin.connection.execute(f"create role {name}")
+    yield name
+    admin.connection.execute(f"drop role {name}")
+
+
+STEPS = [
+    "select 1", "set work_mem = '99kB'", "set role pg_monitor", "set role none", "reset role",
+    "set session authorization pg_monitor", "reset session authorization",
+    "reset session authorization; set session authorization pg_monitor", "set role no_such_role",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("by", ["init", "connect"])
+@pytest.mark.parametrize("kind", ["role", "session authorization"])
+async def test_the_role_that_the_application_sets_is_every_users_role(
+    make: Any, role: str, by: str, kind: str
+) -> None:
+    async def init(connection: Any) -> None:
+        await connection.set_type_codec("text", encoder=str, decoder=lambda text: ["mine", text], schema="pg_catalog")
+        await connection.execute(f"set {kind} {role}")
+
+    async def connect(*args: Any, **keywords: Any) -> Any:
+        connection = await asyncpg.connect(*args, **keywords)
+        await init(connection)
+        return connection
+
+    async with make(max_size=1, **({"init": init} if by == "init" else {"connect": connect})) as pool:
+        before = await pool.fetchrow("select quote_ident(current_user), session_user")
+        assert before[0] == ["mine", role]
+        for step in STEPS:
+            try:
+                await pool.execute(step)
+            except asyncpg.PostgresError:
+                pass
+            assert await pool.fetchrow("select quote_ident(current_user), session_user") == before, step
+        assert pool.poolkit.stats().connects == 1
+
+
+async def test_temporary_tables_and_sequences_of_init_stay_and_those_of_users_do_not(make: Any) -> None:
+    async def init(connection: Any) -> None:
+        await connection.execute("create temp table asyncpg_init (a serial)")
+        await connection.execute("insert into asyncpg_init default values")
+
+    left = "select to_regclass('pg_temp.asyncpg_left') is null, currval('pg_temp.asyncpg_init_a_seq'), lastval()"
+    async with make(max_size=1, init=init) as pool:
+        for used in (
+            "set work_mem = '99kB'", "create temp table asyncpg_left (a int)",
+            "insert into asyncpg_init default values", "create function pg_temp.asyncpg_left() returns int as "
+            "'select 1' language sql", "select 1",
+        ):  # fmt: skip
+            await pool.execute(used)
+            assert tuple(await pool.fetchrow(left)) == (True, 1, 1)
+            assert await pool.fetchval("select count(*) from pg_proc where proname = 'asyncpg_left'") == 0
+
+
+async def test_users_of_a_pool_with_init_find_no_temporary_table_and_no_lastval(make: Any) -> None:
+    async def init(connection: Any) -> None:
+        await connection.execute("select 1")
+
+    async with make(max_size=1, init=init) as pool:
+        await pool.execute("create temp table asyncpg_left (a serial); insert into asyncpg_left default values")
+        assert await pool.fetchval("select to_regclass('pg_temp.asyncpg_left')") is None
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+            await pool.fetchval("select lastval()")
+        assert pool.poolkit.stats().connects == 1
 
 
 async def test_codecs_stay(make: Any) -> None:
