@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from asyncpg import pool as driver
+from asyncpg import transaction as driver_transaction
 from asyncpg.connection import Connection
 
 from ._session import Session
@@ -31,54 +32,132 @@ _HARMLESS = frozenset({
 })  # fmt: skip
 
 
-async def _running(session: Session, call: Awaitable[Any]) -> Any:
-    """Await a call, during which the connection must not go to anybody else."""
-    session.running += 1
-    try:
-        return await call
-    finally:
-        session.running -= 1
+class _Transaction(driver_transaction.Transaction):  # type: ignore[misc]  # asyncpg has no types
+    """A transaction whose begin and end are noted once the connection has counted them."""
+
+    __slots__ = ()
+
+    async def start(self) -> None:
+        await self._noted(super().start)
+
+    async def commit(self) -> None:
+        await self._noted(super().commit)
+
+    async def rollback(self) -> None:
+        await self._noted(super().rollback)
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self._noted(super().__aexit__, *exc)
+
+    async def _noted(self, method: Callable[..., Awaitable[None]], *args: Any) -> None:
+        proxy = self._connection._proxy
+        if proxy is None:  # released: asyncpg refuses the call
+            await method(*args)
+            return
+        session = proxy._holder
+        harmless, before = session.judge(""), session.protocol.queries_count
+        session.running += 1
+        try:
+            await method(*args)
+        except BaseException:
+            session.touched = True
+            raise
+        finally:
+            session.running -= 1
+        if harmless and session.protocol.queries_count != before:
+            session.expected += 1
 
 
-def _mark(function: Any) -> Any:
-    """Let ``inspect.iscoroutinefunction`` know that a plain function returns a coroutine."""
+def _at_once(name: str, function: Callable[..., Awaitable[Any]]) -> Any:
+    """Let a coroutine function raise at the call, and not at the await, if the connection was released, as asyncpg."""
+
+    def call(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Awaitable[Any]:
+        if self._con is None:
+            raise _released(name)
+        return function(self, *args, **keywords)
+
+    functools.update_wrapper(call, getattr(Connection, name))
     mark = getattr(inspect, "markcoroutinefunction", None)
     if mark is not None:
-        return mark(function)
-    function._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)  # Python before 3.12
-    return function
+        return mark(call)
+    call._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)  # type: ignore[attr-defined]  # before 3.12
+    return call
 
 
 def _noted(name: str, note: Callable[[PoolConnectionProxy, tuple[Any, ...], dict[str, Any]], None]) -> Any:
-    """Return the method of that name of a connection, with ``note`` called first."""
+    """Return the method of that name of a connection, with ``note`` called first.
+
+    The body of a coroutine runs when it is awaited, perhaps after the release. So it looks again.
+    """
     method = getattr(Connection, name)
-    waits = inspect.iscoroutinefunction(method)
 
     def call(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Any:
         connection = self._con
         if connection is None:
             raise _released(name)
         note(self, args, keywords)
-        result = getattr(connection, name)(*args, **keywords)
-        return _running(self._holder, result) if waits else result
+        return getattr(connection, name)(*args, **keywords)
 
-    functools.update_wrapper(call, method)
-    return _mark(call) if waits else call
+    async def call_and_wait(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Any:
+        connection, session = self._con, self._holder
+        if connection is None:
+            raise _released(name)
+        note(self, args, keywords)
+        session.running += 1
+        try:
+            return await getattr(connection, name)(*args, **keywords)
+        except BaseException:
+            session.touched = True  # nobody knows how far it came
+            raise
+        finally:
+            session.running -= 1
+
+    return (
+        _at_once(name, call_and_wait) if inspect.iscoroutinefunction(method) else functools.update_wrapper(call, method)
+    )
 
 
 def _query(name: str) -> Any:
-    """Return a method that executes the text that is its first argument."""
-    method = getattr(Connection, name)
+    """Return a method that executes the text that is its first argument.
 
-    def call(self: PoolConnectionProxy, query: Any, *args: Any, **keywords: Any) -> Any:
-        connection = self._con
+    A query is expected only once the connection has counted it. A call that fails before it reaches the server, or is
+    never awaited, must not hide another query.
+    """
+    method = getattr(Connection, name)
+    first = list(inspect.signature(method).parameters)[1]
+
+    async def call(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Any:
+        connection, session = self._con, self._holder
         if connection is None:
             raise _released(name)
-        session = self._holder
-        session.note(query)
-        return _running(session, getattr(connection, name)(query, *args, **keywords))
+        harmless = session.judge(args[0] if args else keywords.get(first))
+        protocol = session.protocol
+        before = protocol.queries_count
+        session.running += 1
+        try:
+            result = await getattr(connection, name)(*args, **keywords)
+        except BaseException:
+            session.touched = True
+            raise
+        finally:
+            session.running -= 1
+        if harmless and protocol.queries_count != before:
+            session.expected += 1
+        return result
 
-    return _mark(functools.update_wrapper(call, method))
+    return _at_once(name, call)
+
+
+def _transaction(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Any:
+    connection = self._con
+    if connection is None:
+        raise _released("transaction")
+    made = connection.transaction(*args, **keywords)
+    if type(made) is driver_transaction.Transaction:
+        made.__class__ = _Transaction
+    else:
+        self._holder.touched = True
+    return made
 
 
 def _released(name: str) -> Exception:
@@ -101,10 +180,6 @@ def _note_end(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[
     proxy._holder.closing = True
 
 
-def _note_transaction(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-    proxy._holder.expected += 2  # its begin and its end
-
-
 def _touch(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
     proxy._holder.touched = True
 
@@ -123,7 +198,7 @@ def _methods() -> dict[str, Any]:
         elif name in ("close", "terminate"):
             found[name] = _noted(name, _note_end)
         elif name == "transaction":
-            found[name] = _noted(name, _note_transaction)
+            found[name] = functools.update_wrapper(_transaction, Connection.transaction)
         elif name not in _HARMLESS:
             found[name] = _noted(name, _touch)
     return found

@@ -18,7 +18,7 @@ __all__ = ("Restorer",)
 _NOT_ITS_SQL = ("42", "0A")  # classes of SQLSTATE: syntax or access rule, feature not supported
 
 
-class _NotAsBefore(Exception):  # noqa: N818  never leaves the adapter
+class _NotAsBefore(Exception):
     """The session holds what its user has left beside what ``init`` has made, and no statement separates the two."""
 
 

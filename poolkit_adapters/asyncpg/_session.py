@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import weakref
 from functools import partial
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any
+
+import asyncpg
 
 from ._initial import FRESH
 from ._statements import leaves_nothing, prepares
@@ -14,6 +17,15 @@ if TYPE_CHECKING:
     from ._pool import PoolkitPool
 
 __all__ = ("Session",)
+
+
+_METHODS = {
+    one: getattr_static(asyncpg.Connection, one, None)
+    for one in (
+        "execute", "executemany", "fetch", "fetchval", "fetchrow", "fetchmany", "transaction",
+        "_execute", "_do_execute", "_executemany",
+    )
+}  # fmt: skip
 
 
 class Session:
@@ -28,11 +40,13 @@ class Session:
 
     ``expected`` is the number of queries on the connection that certainly left nothing behind. If the connection has
     counted more, something was executed that the pool has not seen: by a statement, a callback, through ``_con``.
+
+    ``hooked``: the application's class overrides a method that executes queries. Then no text tells what is executed.
     """
 
     __slots__ = (
-        "__weakref__", "_pool_ref", "_timeout", "closing", "connection", "expected", "failure", "initial", "pid",
-        "prepared", "protocol", "proxy", "ref", "running", "silent", "touched", "wrong_server",
+        "__weakref__", "_pool_ref", "_timeout", "closing", "connection", "expected", "failure", "hooked", "initial",
+        "pid", "prepared", "protocol", "proxy", "ref", "running", "silent", "touched", "wrong_server",
     )  # fmt: skip
 
     def __init__(self, connection: Any, pool: PoolkitPool, engine: Any) -> None:
@@ -42,6 +56,7 @@ class Session:
         self.proxy: weakref.ref[Any] | None = None  # the current lease
         self.pid = os.getpid()  # a forked child must not use it
         self.initial = FRESH  # what a reset comes back to
+        self.hooked = any(getattr_static(connection, one, None) is not _METHODS[one] for one in _METHODS)
         self.expected = 0
         self.touched = False
         self.prepared = False  # whether it may hold a statement prepared by SQL
@@ -57,19 +72,14 @@ class Session:
         """Return the connection, in the pool or leased, or None if its user has dropped it."""
         return self.ref() if self.connection is None else self.connection
 
-    def note(self, text: object) -> None:
-        """Note the text of one query that is about to be executed."""
-        if leaves_nothing(text):
-            self.expected += 1
-        else:
-            self.judge(text)
-
-    def judge(self, text: object) -> None:
-        """Note a text that may be executed several times, or not as a query that the connection counts."""
-        if not leaves_nothing(text):
-            self.touched = True
-            if not self.prepared:
-                self.prepared = prepares(text)
+    def judge(self, text: object) -> bool:
+        """Note a text that is about to be executed. Return whether its query certainly leaves nothing behind."""
+        if leaves_nothing(text) and not self.hooked:
+            return True
+        self.touched = True
+        if not self.prepared:
+            self.prepared = prepares(text)
+        return False
 
     def is_clean(self) -> bool:
         """Return whether the returned connection certainly is as it was before its lease."""
@@ -78,7 +88,7 @@ class Session:
         if (
             self.touched
             or self.running
-            or count > self.expected
+            or count != self.expected
             or connection._top_xact is not None
             or protocol.is_in_transaction()
             or protocol._is_cancelling()

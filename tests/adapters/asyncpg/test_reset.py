@@ -147,6 +147,118 @@ async def test_a_lease_that_only_reads_costs_no_reset(make: Any) -> None:
         assert protocol.queries_count == before
 
 
+METHODS = ["execute", "executemany", "fetch", "fetchval", "fetchrow", "fetchmany", "transaction", "_execute"]
+TENANT = "select current_setting('poolkit.tenant', true)"
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("query", ["select 1", "select nope"])
+async def test_an_overridden_query_method_leaves_nothing_behind(make: Any, name: str, query: str) -> None:
+    original = getattr(asyncpg.Connection, name)
+
+    async def set_tenant(connection: Any, text: str) -> None:
+        if text in ("select 1", "select nope"):
+            await connection._protocol.query("select set_config('poolkit.tenant', 'left', false)", 60)
+
+    async def waiting(self: Any, query: str, *args: Any, **keywords: Any) -> Any:
+        await set_tenant(self, query)
+        return await original(self, query, *args, **keywords)
+
+    def plain(self: Any, *args: Any, **keywords: Any) -> Any:
+        made = original(self, *args, **keywords)
+        start = made.start
+
+        class Own(type(made)):  # type: ignore[misc]
+            __slots__ = ()
+
+            async def start(self) -> None:
+                await set_tenant(self._connection, "select 1")
+                await start()
+
+        made.__class__ = Own
+        return made
+
+    kind = type("Mine", (asyncpg.Connection,), {"__slots__": (), name: plain if name == "transaction" else waiting})
+    async with make(max_size=1, connection_class=kind) as pool:
+        async with pool.acquire() as connection:
+            try:
+                if name == "transaction":
+                    async with connection.transaction():
+                        pass
+                elif name in ("executemany", "fetchmany"):
+                    await getattr(connection, name)(query, [()])
+                else:
+                    await getattr(connection, "fetch" if name == "_execute" else name)(query)
+            except asyncpg.PostgresError:
+                pass
+        assert not await pool.fetchval(TENANT)
+
+
+async def _wrong_argument(connection: Any) -> None:
+    with pytest.raises(asyncpg.DataError):
+        await connection.fetchval("select $1::int", "not a number")
+
+
+async def _no_time(connection: Any) -> None:
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(connection.fetchval("select 1"), 0)
+
+
+async def _never_awaited(connection: Any) -> None:
+    connection.fetchval("select 1").close()
+
+
+async def _failed(connection: Any) -> None:
+    with pytest.raises(asyncpg.PostgresError):
+        await connection.fetchval("select nope")
+
+
+async def _wrong_transaction(connection: Any) -> None:
+    with pytest.raises(ValueError, match="isolation"):
+        connection.transaction(isolation="bogus")
+
+
+async def _unused_transaction(connection: Any) -> None:
+    connection.transaction()
+
+
+async def _transaction_ended_by_text(connection: Any) -> None:
+    await connection.transaction().start()
+    await connection.execute("commit")
+    connection._con._top_xact = None
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        _wrong_argument, _no_time, _never_awaited, _failed, _wrong_transaction, _unused_transaction,
+        _transaction_ended_by_text,
+    ],
+)  # fmt: skip
+async def test_a_call_that_reached_no_server_hides_no_other_query(make: Any, first: Any) -> None:
+    async with make(max_size=1) as pool:
+        async with pool.acquire() as connection:
+            await first(connection)
+            await connection._con.execute("select set_config('poolkit.tenant', 'left', false)")
+        assert not await pool.fetchval(TENANT)
+
+
+async def test_a_call_that_is_awaited_after_the_release_executes_nothing(make: Any) -> None:
+    async with make(max_size=1) as pool:
+        async with pool.acquire() as connection:
+            late = connection.execute("select set_config('poolkit.tenant', 'late', false)")
+        async with pool.acquire() as connection:
+            with pytest.raises(asyncpg.InterfaceError, match="released"):
+                await late
+            assert not await connection.fetchval(TENANT)
+
+
+async def test_a_text_may_be_given_by_name(make: Any) -> None:
+    async with make(max_size=1) as pool, pool.acquire() as connection:
+        assert await connection.fetchval(query="select 1") == 1
+        await connection.executemany(command="select $1::int", args=[(1,)])
+
+
 async def test_a_query_that_is_still_running_is_stopped_before_the_connection_is_used_again(make: Any) -> None:
     async with make(max_size=1) as pool:
         connection = await pool.acquire()
@@ -198,9 +310,7 @@ STEPS = [
 
 @pytest.mark.parametrize("by", ["init", "connect"])
 @pytest.mark.parametrize("kind", ["role", "session authorization"])
-async def test_the_role_that_the_application_sets_is_every_users_role(
-    make: Any, role: str, by: str, kind: str
-) -> None:
+async def test_the_role_that_the_application_sets_is_every_users_role(make: Any, role: str, by: str, kind: str) -> None:
     async def init(connection: Any) -> None:
         await connection.set_type_codec("text", encoder=str, decoder=lambda text: ["mine", text], schema="pg_catalog")
         await connection.execute(f"set {kind} {role}")
@@ -229,11 +339,9 @@ async def test_temporary_tables_and_sequences_of_init_stay_and_those_of_users_do
 
     left = "select to_regclass('pg_temp.asyncpg_left') is null, currval('pg_temp.asyncpg_init_a_seq'), lastval()"
     async with make(max_size=1, init=init) as pool:
-        for used in (
-            "set work_mem = '99kB'", "create temp table asyncpg_left (a int)",
-            "insert into asyncpg_init default values", "create function pg_temp.asyncpg_left() returns int as "
-            "'select 1' language sql", "select 1",
-        ):  # fmt: skip
+        function = "create function pg_temp.asyncpg_left() returns int as 'select 1' language sql"
+        table, row = "create temp table asyncpg_left (a int)", "insert into asyncpg_init default values"
+        for used in ("set work_mem = '99kB'", table, row, function, "select 1"):
             await pool.execute(used)
             assert tuple(await pool.fetchrow(left)) == (True, 1, 1)
             assert await pool.fetchval("select count(*) from pg_proc where proname = 'asyncpg_left'") == 0
