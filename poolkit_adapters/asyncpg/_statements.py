@@ -8,29 +8,50 @@ __all__ = ("leaves_nothing", "prepares")
 
 _TOKEN = re.compile(
     r"""
-      (?P<space>\s+|--[^\n]*)
+      (?P<space>[ \t\n\r\f\v]+|--[^\n\r]*)
     | (?P<comment>/\*)
     | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?\$)
     | (?P<string>(?:[eEbBxXnN]|[uU]&)?')
     | (?P<quoted>(?:[uU]&)?")
     | (?P<word>[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*)
-    | (?P<other>\$\d+|\d[\w.]*|.)
+    | (?P<other>\$[0-9]+|[0-9][0-9._]*|.)
     """,
-    re.VERBOSE | re.DOTALL,
+    re.VERBOSE | re.DOTALL | re.ASCII,
 )
+"""The tokens of PostgreSQL's ``scan.l``. Older versions allow a word directly behind a number (``1into``)."""
 _READS = frozenset({"select", "values", "table", "show", "with"})
 _TRANSACTION = frozenset({"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"})
 _CHANGES = frozenset({"into", "insert", "update", "delete", "merge", "execute", "call", "do", "set", "create", "lock"})
 _BEFORE_PARENTHESIS = frozenset({
-    "all", "and", "any", "array", "as", "between", "by", "case", "cast", "cross", "cube", "distinct", "else",
-    "end", "except", "exists", "filter", "first", "for", "from", "full", "group", "grouping", "having", "in",
-    "inner", "intersect", "interval", "is", "join", "lateral", "left", "like", "ilike", "limit", "materialized",
-    "natural", "next", "not", "nulls", "of", "offset", "on", "only", "or", "order", "over", "outer", "partition",
-    "range", "recursive", "returning", "right", "rollup", "row", "rows", "select", "sets", "similar", "some",
-    "symmetric", "then", "union", "using", "values", "when", "where", "window", "with", "within", "bit", "char",
-    "character", "decimal", "float", "numeric", "time", "timestamp", "timestamptz", "timetz", "varbit", "varchar",
-    "varying",
+    # reserved words
+    "all", "and", "any", "array", "as", "asymmetric", "case", "cast", "distinct", "else", "end", "except", "for",
+    "from", "group", "having", "in", "intersect", "lateral", "limit", "not", "offset", "on", "only", "or", "order",
+    "returning", "select", "some", "symmetric", "then", "union", "using", "when", "where", "window", "with",
+    # words that cannot be the names of functions
+    "between", "bit", "char", "character", "decimal", "exists", "float", "grouping", "interval", "numeric", "row",
+    "time", "timestamp", "values", "varchar",
 })  # fmt: skip
+"""Keywords that make no call before a parenthesis: no function has such a name without quotes."""
+_AFTER: dict[str, frozenset[str]] = {
+    "by": frozenset({"group", "order", "partition"}),
+    "filter": frozenset({")"}),
+    "first": frozenset({"fetch"}),
+    "next": frozenset({"fetch"}),
+    "over": frozenset({")"}),
+    "sets": frozenset({"grouping"}),
+    "timestamptz": frozenset({":"}),
+    "timetz": frozenset({":"}),
+    "varbit": frozenset({":"}),
+    "varying": frozenset({"bit", "char", "character"}),
+}
+"""Other words, which may be the names of functions: what stands before them where they make no call."""
+_EXPECT = _BEFORE_PARENTHESIS | _AFTER.keys() | {
+    "analyse", "analyze", "both", "collate", "escape", "fetch", "groups", "ilike", "is", "join", "leading", "like",
+    "local", "materialized", "of", "operator", "overlaps", "placing", "range", "recursive", "rows", "similar", "table",
+    "to", "trailing", "uescape", "variadic", "zone",
+}  # fmt: skip
+"""Words after which an expression or a table may begin. ``join`` and ``like`` make a call there."""
+_OPERANDS = frozenset({")", "]", "'", '"', "$"})
 _PURE = frozenset({
     "abs", "age", "array_agg", "array_append", "array_cat", "array_length", "array_position", "array_prepend",
     "array_remove", "array_to_string", "avg", "bool_and", "bool_or", "btrim", "cardinality", "ceil", "ceiling",
@@ -119,14 +140,27 @@ def _may_precede(words: list[str], place: int) -> bool:
     name = words[place - 1]
     if name == '"':
         return False  # a quoted name
-    if not (name[0].isalpha() or name[0] == "_" or name[0] > "\x7f"):
+    if not _is_word(name):
         return True  # an operator, a comma, another parenthesis
     if place >= 2 and words[place - 2] == ".":
         return place >= 3 and words[place - 3] == "pg_catalog" and name in _PURE
     if name in _BEFORE_PARENTHESIS or name in _PURE:
         return True
+    before = words[place - 2] if place >= 2 else ""
+    if name in _AFTER:
+        return before in _AFTER[name]
+    if name in ("join", "like", "ilike"):  # between two operands
+        return before in _OPERANDS or (_is_word(before) and before not in _EXPECT)
+    if name in ("rollup", "cube"):
+        return before == "by" and words[place - 3] == "group"
+    if name == "materialized":
+        return before == "as" or (before == "not" and words[place - 3] == "as")
     # WITH name (column, ...) AS, and an alias with columns: AS name (column, ...)
-    return place >= 2 and words[place - 2] in ("as", "with", "recursive")
+    return before in ("as", "with", "recursive")
+
+
+def _is_word(token: str) -> bool:
+    return token[:1].isalpha() or token[:1] == "_" or token[:1] > "\x7f"
 
 
 def _tokens(text: str) -> list[str] | None:
@@ -153,7 +187,7 @@ def _tokens(text: str) -> list[str] | None:
             end = _end_of_quote(text, match.end(), '"')
             words.append('"')
         elif kind != "space":
-            words.append(token.lower())
+            words.append(token.lower() if token.isascii() else token)  # the Kelvin sign is no "k"
         if end is None:
             return None
         place = end

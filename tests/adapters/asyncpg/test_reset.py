@@ -24,6 +24,13 @@ HARMLESS = [
     "select * from t for update skip locked", "select * from t for no key update", "-- set role x\nselect 1",
     "/* a /* nested */ set x = 1 */ select 1", "select 'set role; x' as \"into\"", "select $$set role x$$",
     "select * from t where a in (1, 2) and exists (select from u) order by coalesce(a, b) limit 1",
+    "select a from t join (select 1) u on true join (values (1)) v on true", "select a from t as x cross join (u) ",
+    "select a from t x join (select 1) u using (a) left join (select 2) w on x.a = w.b",
+    "select a from t fetch first (1) rows only", "select sum(a) filter (where b) over (partition by (c)) from t",
+    "select a from t group by grouping sets ((a), (b)) order by (a)", "select a from t group by rollup (a, b)",
+    "with a as materialized (select 1), b as not materialized (select 2) select * from a",
+    "select x::timestamptz(3), cast(x as character varying (5)), x::bit varying(3) from t", "select a like ('b')",
+    "select 1 -- set role x\rfrom t", "select 1.5e3, 0x1F, 1_000, $1, a[1](2)", "select a\f, b\v from t",
     "select pg_catalog.lower(a) from t", "select x::numeric(10, 2), cast(y as varchar(5)) from t",
 ]  # fmt: skip
 DOUBTFUL = [
@@ -34,6 +41,13 @@ DOUBTFUL = [
     "call p()", "declare c cursor with hold for table t", "select 'a\\' || set_config('a', 'b', false) || 'c'",
     "select 'unfinished", "/* unfinished", "lock t", "discard all", "prepare transaction 'x'",
     "select nextval('s')", "select * from mine(1)", "select ( mine (1))", "explain analyze delete from t",
+    "select 1, -- c\r mine(1)", "select next('x')", "select first(1)", "select over(1)", "select filter(1)", "select by(1)",
+    "select like('a', 'b')", "select 1, join(2)", "select * from join(1)", "select 1 = join(1)", "select not like(1)",
+    "select cube(1)", "select 1 order by cube(1)", "select rollup(1)", "select range(1)", "select rows(1)",
+    "select of(1)", "select nulls(1)", "select within(1)", "select sets(1)", "select partition(1)", "select is(1)",
+    "select materialized(1)", "select varying(1)", "select timestamptz('x')", "select cross(1)", "select inner(1)",
+    "select natural(1)", "select outer(1)", "select full(1)", "select similar(1)", "select recursive(1)",
+    "select 1, \xa0(1)", "select 1, \x85(1)", "select ran\u212a(1)", "select 1into temp x", "select $1into temp x",
     "reset all", "load 'x'", "copy t to stdout", "select U&'x' uescape '!', mine(1)", "vacuum", "begin; set role x",
 ]  # fmt: skip
 
