@@ -185,23 +185,28 @@ class PooledDatabase:
 
     def _give_back(self, lease: Lease[Any], *, state: LeaseState) -> None:
         """Reset a connection that was used and end its lease, in the thread that gives it back."""
-        if state.broken or self._reset is None:
-            lease.close(discard=state.broken)
-            return
-        if state.changed is not None and not self._irreplaceable:
+        reset = self._reset is not None
+        changed = reset and state.changed is not None and not self._irreplaceable
+        gone = state.broken or changed
+        if changed and not state.broken:
             logger.debug("%s: closed a connection, because %s may have changed its session", self.name, state.changed)
-            lease.close(discard=True)
-            return
         connection, failure = lease.connection, None
         try:
-            with self._limited(connection, "reset"):
-                self._clean(connection, state)
+            if state.dependents or not gone:
+                with self._limited(connection, "reset"):
+                    if state.dependents:
+                        state.end_dependents()
+                    if reset and state.used and not gone:
+                        self._clean(connection, state)
         except Exception as error:  # noqa: BLE001 - logged, and the connection is closed
             logger.debug("%s: closed a connection, because its reset failed: %s", self.name, describe(error))
             failure = error
         except BaseException:
             lease.close(discard=True)
             raise
+        if gone:
+            lease.close(discard=True)
+            return
         if isinstance(failure, (self._module.Error, TimeoutError)) and self._module.__name__ != "sqlite3":
             # if the server cannot even roll back, the idle connections may be dead as well: report the error
             lease.close(error=ConnectionAbortedError())

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from poolkit.errors import LeaseOverdue
 
+from ._results import PooledBlock, PooledIterator, proxy_of
 from ._state import SHORTCUTS, changeable
 
 if TYPE_CHECKING:
-    from poolkit import Lease
+    from poolkit import Lease, PoolError
 
     from ._database import PooledDatabase
 from poolkit.runtimes.fork import Stage, after_fork
@@ -38,11 +39,12 @@ after_fork(Stage.RUNTIME, _forked)
 class LeaseState:
     """What has happened to a leased connection."""
 
-    __slots__ = ("broken", "called", "changed", "cursors", "forks", "saved", "touched", "used")
+    __slots__ = ("broken", "called", "changed", "dependents", "forks", "saved", "touched", "used")
 
     def __init__(self) -> None:
         self.forks = _forks
-        self.cursors: list[weakref.ref[PooledCursor]] = []  # a WeakSet costs more than the whole lease
+        # cursors, iterators, blobs, ...: a WeakSet costs more than the whole lease
+        self.dependents: list[Callable[[], Any]] = []
         self.used = False
         self.touched = False  # since the last commit or rollback
         self.broken = False
@@ -66,30 +68,39 @@ class LeaseState:
             old = getattr(real, getter)
             self.called[name] = old() if callable(old) else old
 
-    def note(self, cursor: PooledCursor) -> None:
-        """Record a new cursor."""
-        cursors = self.cursors
-        cursors.append(weakref.ref(cursor))
-        if len(cursors) >= 16 and not len(cursors) & (len(cursors) - 1):  # at 16, 32, 64, ...: drop the dead ones
-            cursors[:] = [ref for ref in cursors if ref() is not None]
+    def note(self, dependent: Any) -> None:
+        """Record a new object that uses the connection: a proxy, or an object of the module with a ``close()``."""
+        dependents = self.dependents
+        try:
+            dependents.append(weakref.ref(dependent))
+        except TypeError:  # it cannot be referred to weakly
+            dependents.append(lambda: dependent)
+        count = len(dependents)
+        if count >= 16 and not count & (count - 1):  # at 16, 32, 64, ...: drop the dead ones
+            dependents[:] = [ref for ref in dependents if ref() is not None]
 
-    def end_cursors(self) -> None:
-        """Close the cursors that still exist."""
-        for ref in self.cursors:
-            cursor = ref()
-            if cursor is not None:
-                cursor._end()
+    def end_dependents(self) -> None:
+        """Close what still exists. The newest first: a block may have opened others within an older one."""
+        for ref in reversed(self.dependents):
+            dependent = ref()
+            if dependent is None:
+                continue
+            if isinstance(dependent, (PooledCursor, PooledIterator, PooledBlock)):
+                dependent._end()
+            else:
+                with contextlib.suppress(Exception):
+                    dependent.close()
 
 
 class PooledConnection:
     """A leased connection of the module. All its attributes are available; :meth:`close` gives it back.
 
     On return an open transaction is rolled back, attributes that were set (``autocommit``, ``row_factory``, ...) get
-    their old values, and cursors are closed. The connection is closed if a method may have changed the session
-    permanently (``set_charset()``, ``create_function()``, ...). Any later use of this object raises an error that is
-    poolkit's UsageError and the module's InterfaceError and ProgrammingError. As a context manager it commits, or
-    rolls back after an exception, and then gives the connection back. That includes sqlite3, whose own ``with`` keeps
-    the connection open.
+    their old values, and cursors, iterators, blobs and blocks end. The connection is closed if a method may have
+    changed the session permanently (``set_charset()``, ``create_function()``, ...). Any later use of this object raises
+    an error that is poolkit's UsageError and the module's InterfaceError and ProgrammingError. As a context manager it
+    commits, or rolls back after an exception, and then gives the connection back. That includes sqlite3, whose own
+    ``with`` keeps the connection open.
 
     Only one thread at a time may use it, as with any module of ``threadsafety`` 1. It may be another thread than the
     one that leased it.
@@ -107,8 +118,11 @@ class PooledConnection:
     def _real(self) -> Any:
         lease = self._lease
         if lease is None:
-            raise self._database._misused("this connection was already returned to its pool")
+            raise self._misused("this connection was already returned to its pool")
         return lease.connection
+
+    def _misused(self, text: str) -> PoolError:
+        return self._database._misused(text)
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -149,9 +163,7 @@ class PooledConnection:
             if state.forks != _forks:
                 lease.close()  # the parent process owns it: the engine handles that, and nothing may be sent on it
                 return
-            if state.cursors:
-                state.end_cursors()
-            if state.used or state.broken:
+            if state.used or state.broken or state.dependents:
                 self._database._give_back(lease, state=state)
             else:
                 lease.close()
@@ -206,7 +218,9 @@ class PooledConnection:
             result = self._call(getattr(real, name), *args, **kwargs)
             if result is real:
                 return self
-            return self._wrap(result) if name in SHORTCUTS and hasattr(result, "fetchone") else result
+            if name in SHORTCUTS and hasattr(result, "fetchone"):
+                return self._wrap(result)
+            return proxy_of(self, result)
 
         return method
 
@@ -238,7 +252,7 @@ class PooledCursor:
     @property
     def _real(self) -> Any:
         if self._cursor is None:
-            raise self._connection._database._misused("the connection of this cursor was already returned to its pool")
+            raise self._connection._misused("the connection of this cursor was already returned to its pool")
         return self._cursor
 
     @property
@@ -288,7 +302,9 @@ class PooledCursor:
             real = self._real
             connection._state.touch()
             result = connection._call(getattr(real, name), *args, **kwargs)
-            return self if result is real else result
+            if result is real:
+                return self
+            return result if name.startswith("fetch") else proxy_of(connection, result)  # rows may be of any type
 
         return method
 

@@ -31,7 +31,7 @@ STATELESS = SHORTCUTS | {
     "tpc_rollback", "tpc_recover", "tpc_end", "tpc_forget",
     # statements in another form
     "query", "cmd_query", "cmd_query_iter", "run", "lobject", "blobopen", "notifies", "show_warnings", "info_query",
-    "fetch_df_all", "fetch_df_batches", "createlob", "gettype",
+    "fetch_df_all", "fetch_df_batches", "gettype",
     # queries about the connection
     "is_connected", "is_healthy", "is_secure", "isexecuting", "fileno", "thread_id", "stat", "insert_id",
     "affected_rows", "field_count", "warning_count", "errno", "error", "sqlstate", "get_autocommit", "getinfo",
@@ -44,7 +44,7 @@ STATELESS = SHORTCUTS | {
     # methods that stop a statement
     "cancel", "cancel_safe", "interrupt", "kill", "cmd_process_kill",
 }  # fmt: skip
-"""Methods that change nothing beyond the transaction."""
+"""Methods that change nothing beyond the transaction. What some return ends with the lease, see ``_results.py``."""
 
 RECONNECTING = frozenset({"ping", "cmd_ping"})
 """Methods in which some modules open a new session, which lacks the settings of ``setup``."""

@@ -1,0 +1,120 @@
+"""What a module's methods return and what uses the connection later: it must not do so after the lease.
+
+An iterator and a context manager get a proxy, because they may begin after the lease. Any other object with a
+``close()`` (a blob, a large object) stays the module's own, and is closed at the return.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._proxies import PooledConnection
+
+__all__ = ("PooledBlock", "PooledIterator", "proxy_of")
+
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
+
+
+def proxy_of(connection: PooledConnection, result: Any) -> Any:
+    """Return what a user gets for the result of a method, and note it if it uses the connection later."""
+    kind = type(result)
+    if kind in _PLAIN:
+        return result
+    if hasattr(kind, "__next__"):
+        result = PooledIterator(connection, result)
+    elif callable(getattr(kind, "close", None)):
+        pass
+    elif hasattr(kind, "__enter__"):
+        result = PooledBlock(connection, result)
+    else:
+        return result
+    connection._state.note(result)
+    return result
+
+
+class PooledIterator:
+    """An iterator of the module (``notifies()``, ``stream()``, ``iterdump()``). It ends with the lease."""
+
+    __slots__ = ("__weakref__", "_connection", "_iterator")
+
+    def __init__(self, connection: PooledConnection, iterator: Any) -> None:
+        self._connection = connection
+        self._iterator = iterator
+
+    @property
+    def _real(self) -> Any:
+        if self._iterator is None:
+            raise self._connection._misused("the connection of this iterator was already returned to its pool")
+        return self._iterator
+
+    def __iter__(self) -> PooledIterator:
+        return self
+
+    def __next__(self) -> Any:
+        iterator = self._real
+        self._connection._state.touch()
+        return self._connection._call(next, iterator)
+
+    def close(self) -> None:
+        """End the iteration."""
+        close: Callable[[], None] | None = getattr(self._iterator, "close", None)
+        if close is not None:
+            self._connection._call(close)
+
+    def _end(self) -> None:
+        try:
+            with contextlib.suppress(Exception):
+                self.close()
+        finally:
+            self._iterator = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class PooledBlock:
+    """A context manager of the module (``transaction()``, ``pipeline()``, ``copy()``). It ends with the lease."""
+
+    __slots__ = ("__weakref__", "_block", "_connection", "_entered")
+
+    def __init__(self, connection: PooledConnection, block: Any) -> None:
+        self._connection = connection
+        self._block = block
+        self._entered = False
+
+    @property
+    def _real(self) -> Any:
+        if self._block is None:
+            raise self._connection._misused("the connection of this block was already returned to its pool")
+        return self._block
+
+    def __enter__(self) -> Any:
+        block = self._real
+        self._connection._state.touch()
+        self._entered = True
+        value = self._connection._call(block.__enter__)
+        return self if value is block else value
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Any:
+        if self._block is None and error is not None:
+            return None  # must not replace the first error
+        block = self._real
+        self._entered = False
+        return self._connection._call(block.__exit__, kind, error, traceback)
+
+    def _end(self) -> None:
+        block, entered = self._block, self._entered
+        self._block, self._entered = None, False
+        if entered:
+            error = self._connection._misused("the connection was returned to its pool in the middle of this block")
+            with contextlib.suppress(Exception):
+                self._connection._call(block.__exit__, type(error), error, None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
