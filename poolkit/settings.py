@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -18,6 +19,7 @@ from .config import (
     PoolConfig,
     PoolSettings,
     Source,
+    nearest,
     sources_of,
     unknown,
     with_sources,
@@ -49,6 +51,7 @@ __all__ = (
     "set_aside",
     "tables_of",
     "variable_prefix",
+    "variables_of",
     "without_effect",
 )
 
@@ -262,9 +265,60 @@ def for_connector(config: PoolConfig, connector: object) -> PoolConfig:
 
 def tables_of(file: str | os.PathLike[str]) -> list[str]:
     """The names of the tables in a file of settings. Raises ConfigError if it cannot be read."""
-    from pathlib import Path
+    return list(_tables(file))
 
-    return [str(name) for name in read_tables(Path(file))]
+
+def _tables(file: str | os.PathLike[str]) -> dict[str, dict[Any, Any]]:
+    """The tables of a file of settings by name. Raises ConfigError for what no pool would read."""
+    from pathlib import Path  # imported only if there is a file
+
+    found: dict[str, dict[Any, Any]] = {}
+    for name, table in read_tables(Path(file)).items():
+        if isinstance(name, bool) or not isinstance(name, (str, int)):  # in YAML: on, null, 1.5
+            raise ConfigError(f"{file}: [{name}]: the name of a table must be a text; put it in quotes", "file")
+        if name in _KNOWN and not _settings_of_pool(table):
+            right = f"must be in a table: [default] for every pool, [orders-db] for the pool {'orders-db'!r}"
+            raise ConfigError(f"{file}: {name}={table!r}: {right}", str(name))
+        if not isinstance(table, dict) and table is not None:
+            raise ConfigError(f"{file}: [{name}] must be a table of settings", str(name))
+        for part, value in (table or {}).items():
+            if isinstance(value, dict) and part not in _KNOWN:
+                why = f"no such setting (a name with a dot goes in quotes); {nearest(str(part), _KNOWN)}"
+                raise ConfigError(f"{file}: [{name}.{part}]: {why}", str(part))
+        found[str(name)] = table or {}  # in YAML, a table whose lines are all commented out is null
+    return found
+
+
+def _settings_of_pool(table: object) -> bool:
+    """Whether a table is that of a pool whose name is also a setting, such as "breaker"."""
+    return isinstance(table, dict) and bool(table) and all(name in _KNOWN for name in table)
+
+
+def _own_table(name: str, file: str | os.PathLike[str], tables: Collection[str], environ: Mapping[str, str]) -> None:
+    """Tell that the pool has no table although one has a similar name. Raises ConfigError if it must be the pool's."""
+    if name in tables:
+        return
+    others = [table for table in tables if table != "default"]
+    same = next((table for table in others if variable_prefix(table) == variable_prefix(name)), None)
+    if same is not None:
+        raise ConfigError(f"{file} has no table [{name}]; did you mean {same!r}?", "file")
+    if others and not any(variable.startswith(variable_prefix(name)) for variable in environ):
+        from difflib import get_close_matches  # imported only if there is no table
+
+        for near in get_close_matches(name, others, n=1, cutoff=_ALIKE):
+            if re.sub(r"\d", "", near) != re.sub(r"\d", "", name):  # shard-1 and shard-2 are no misspellings
+                _say_once(f"{file} has no table [{name}]: [{near}] does not apply to this pool; check the name, or add"
+                          f" an empty table [{name}]")  # fmt: skip
+
+
+def _default_table(name: str | None, file: str | os.PathLike[str], tables: Collection[str]) -> None:
+    """Raise ConfigError if the table for every pool seems to be misspelt, such as ``[defaults]``."""
+    words = {table.lower(): table for table in tables if table != name and table.isalpha()}
+    if "default" not in tables and words:
+        from difflib import get_close_matches  # imported only if there is no table
+
+        for near in get_close_matches("default", words, 1, _ALIKE):
+            raise ConfigError(f"{file}: [{words[near]}]: the table for every pool is [default]", "file")
 
 
 def load(
@@ -279,20 +333,20 @@ def load(
     ``file``: TOML or YAML with one table for each pool, ``[orders-db]``, and optionally ``[default]`` for all pools.
     Environment: ``POOLKIT_ORDERS_DB_MAX_SIZE`` for the pool "orders-db", ``POOLKIT_MAX_SIZE`` for every pool. The word
     "none" means None in the environment and in TOML, which has no null. Settings for every pool that cannot apply under
-    a driver are set aside there, and the log says so once. Raises ConfigError that names setting, value and source.
+    a driver are set aside there, and the log says so once. An empty variable counts as not set. Raises ConfigError that
+    names setting, value and source.
     """
     layers: list[Layer] = []
+    environ = variables_of(os.environ if environ is None else environ)
     if file is not None:
-        from pathlib import Path  # imported only if there is a file
-
-        tables = read_tables(Path(file))
+        tables = _tables(file)
+        _default_table(name, file, tables)
+        if name is not None:
+            _own_table(name, file, tables, environ)
         for table in ("default", name):
             if table is not None and table in tables:
-                if not isinstance(tables[table], dict):
-                    raise ConfigError(f"{file}: [{table}] must be a table of settings", table)
                 values = {key: _none(key, value) for key, value in tables[table].items()}
                 layers.append(layer(values, Source(f"{file} [{table}]", shared=table == "default")))
-    environ = os.environ if environ is None else environ
     _refuse_mistyped(environ)
     own = None if name is None else variable_prefix(name)
     for prefix in (_EVERY_POOL,) if own is None else (_EVERY_POOL, own):
@@ -310,6 +364,19 @@ def load(
 _EVERY_POOL = "POOLKIT_"
 _NEARLY = 0.7
 """Similarity from which a variable counts as a misspelt setting: POOLKIT_MAX_SZIE does, POOLKIT_WORKERS does not."""
+_ALIKE = 0.8
+"""Similarity from which a table may be meant for a pool: [cahce] for "cache", not [users] for "orders"."""
+_KUBERNETES = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+"""The variables that Kubernetes sets for each service, here for services whose names begin with "poolkit"."""
+
+
+def variables_of(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that may hold settings. An empty one counts as not set: ``${UNSET}`` in a file of a deployment."""
+    return {
+        variable: value
+        for variable, value in environ.items()
+        if variable.startswith(_EVERY_POOL) and value.strip() and not _KUBERNETES.fullmatch(variable)
+    }
 
 
 def variable_prefix(name: str) -> str:
@@ -319,27 +386,54 @@ def variable_prefix(name: str) -> str:
 
 def of_one_pool(setting: str) -> bool:
     """Whether the end of a variable's name is a setting: ``POOLKIT_ORDERS_DB_MAX_SIZE`` may be that of a pool."""
-    return any(setting.endswith("_" + known) for known in _KNOWN)
+    if any(setting.endswith("_" + known) for known in _KNOWN):
+        return True
+    return any(_in_table(setting[place + 1 :]) for place, letter in enumerate(setting) if letter == "_")
+
+
+def _in_table(setting: str) -> str | None:
+    """The dotted name of a setting in a table: "breaker.reset_timeout" for ``POOLKIT_BREAKER_RESET_TIMEOUT``."""
+    kind: type | None
+    table, _, part = setting.partition("_")
+    if table == "classes":
+        name, _, part = part.rpartition("_")
+        table, kind = f"classes.{name}", ClassConfig if name else None
+    else:
+        kind = _NESTED.get(table)
+    if kind is None:
+        return None
+    from difflib import get_close_matches  # imported only if there is such a variable
+
+    near = get_close_matches(part, [field.name for field in fields(kind)], 1, _NEARLY)
+    return f"{table}.{near[0]}" if near else None
 
 
 def _refuse_unknown(prefix: str, environ: Mapping[str, str]) -> None:
     for variable, value in environ.items():
         setting = variable[len(prefix) :].lower()
-        if not variable.startswith(prefix) or setting in _KNOWN:
+        if not variable.startswith(prefix) or setting in _KNOWN or variable[len(_EVERY_POOL) :].lower() in _KNOWN:
             continue
+        _refuse_in_table(setting, variable, value)
         # POOLKIT_ORDERS_DB_MAX_SIZE is not an error for the pool "orders": there may be a pool "orders-db"
         if not of_one_pool(setting):
             raise unknown(variable, value, "", setting, _KNOWN)
 
 
-def _refuse_mistyped(environ: Mapping[str, str]) -> None:
-    """Raise ConfigError for a variable for every pool that is a misspelt setting, such as ``POOLKIT_MAX_SZIE``.
+def _refuse_in_table(setting: str, variable: str, value: str) -> None:
+    dotted = _in_table(setting)
+    if dotted is not None:
+        text = f"{dotted}={value!r} (from {variable}): cannot be set in the environment; use a file or a keyword"
+        raise ConfigError(text, dotted.partition(".")[0])
 
-    Other variables are ignored: Kubernetes, for example, sets ``POOLKIT_SERVICE_HOST`` for a service named "poolkit".
+
+def _refuse_mistyped(environ: Mapping[str, str]) -> None:
+    """Raise ConfigError for a variable for every pool that is a misspelt setting, such as ``POOLKIT_MAX_SZIE``, or a
+    setting in a table. Other variables are ignored: they may belong to another pool, or to the application.
     """
     for variable, value in environ.items():
         setting = variable[len(_EVERY_POOL) :].lower()
-        if variable.startswith(_EVERY_POOL) and setting not in _KNOWN and not of_one_pool(setting):
+        _refuse_in_table(setting, variable, value)
+        if setting not in _KNOWN and not of_one_pool(setting):
             from difflib import get_close_matches  # imported only if there is such a variable
 
             if get_close_matches(setting, _KNOWN, n=1, cutoff=_NEARLY):
@@ -383,7 +477,7 @@ def _parse(setting: str, text: str, source: str) -> Any:
     """Convert a value from the environment to the type of its setting."""
     hint = _HINTS[setting]
     kinds = get_args(hint) or (hint,)
-    if text.strip().lower() in ("none", "null", "") and _may_be_none(setting):
+    if text.strip().lower() in ("none", "null") and _may_be_none(setting):
         return None
     if kinds == (bool,):
         word = text.strip().lower()
@@ -426,7 +520,7 @@ def read_file(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: it is not UTF-8: {error.reason}", "file") from error
 
 
-def read_tables(path: Path) -> dict[str, Any]:
+def read_tables(path: Path) -> dict[Any, Any]:
     """The content of a TOML or YAML file. Raises ConfigError if it cannot be read or has another format."""
     text = read_file(path)
     if path.suffix == ".toml":
@@ -450,7 +544,7 @@ def _toml(path: Path, text: str) -> Any:
             raise MissingExtra("TOML files need tomli on Python 3.10: pip install 'poolkit[files]'") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number with thousands of digits
         raise ConfigError(f"{path}: not valid TOML: {error}", "file") from error
 
 
@@ -461,5 +555,5 @@ def _yaml(path: Path, text: str) -> Any:
         raise MissingExtra("YAML files need PyYAML: pip install 'poolkit[files]'") from None
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a number with thousands of digits, a day 31 of June
         raise ConfigError(f"{path}: not valid YAML: {said(error, 500)}", "file") from error

@@ -212,6 +212,13 @@ def test_doctor_tells_of_a_pool_that_nothing_names(run: Run, settings: str) -> N
     assert (code, "no environment variable starts with POOLKIT_NOBODY_" in out) == (0, True)
 
 
+def test_doctor_does_not_count_an_empty_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POOLKIT_NOBODY_MAX_SIZE", "")
+    _, out, _ = run("doctor", "--pool", "nobody")
+    assert "no environment variable starts with POOLKIT_NOBODY_" in out
+    assert "max_size           10 " in out
+
+
 def test_doctor_knows_a_pool_that_only_the_environment_names(
     run: Run, settings: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -395,12 +395,63 @@ def test_other_variables_are_no_mistake(variable: str) -> None:
 
 
 def test_none_in_the_environment() -> None:
-    config = load("db", environ={"POOLKIT_DB_MAX_SIZE": "None", "POOLKIT_IDLE_TIMEOUT": "", "POOLKIT_DB_ORDER": "fifo"})
+    config = load(
+        "db", environ={"POOLKIT_DB_MAX_SIZE": "None", "POOLKIT_IDLE_TIMEOUT": "none", "POOLKIT_DB_ORDER": "fifo"}
+    )
     assert (config.max_size, config.idle_timeout, config.order) == (None, None, "fifo")
+
+
+@pytest.mark.parametrize("name", ["max_size", "acquire_timeout", "min_size", "order", "breaker", "no_setting_at_all"])
+@pytest.mark.parametrize("prefix", ["POOLKIT_", "POOLKIT_DB_"])
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_variable_counts_as_not_set(name: str, prefix: str, value: str) -> None:
+    """``${UNSET}`` in the file of a deployment must not mean a pool without a limit."""
+    assert sources(load("db", environ={prefix + name.upper(): value})) == {}
+
+
+@pytest.mark.parametrize("pool", ["db", None])
+@pytest.mark.parametrize(
+    ("variable", "setting"),
+    [
+        ("BREAKER_FAILURE_THRESHOLD", "breaker.failure_threshold"),
+        ("BREAKER_FAILURE_TRESHOLD", "breaker.failure_threshold"),
+        ("OVERLOAD_MAX_WAIT", "overload.max_wait"),
+        ("AUTOSCALE_TARGET", "autoscale.target"),
+        ("BACKOFF_CAP", "backoff.cap"),
+        ("CLASSES_WEB_WEIGHT", "classes.web.weight"),
+    ],
+)
+def test_a_setting_in_a_table_cannot_be_set_by_a_variable(pool: str | None, variable: str, setting: str) -> None:
+    for prefix in ("POOLKIT_", "POOLKIT_DB_") if pool else ("POOLKIT_",):
+        text = rf"{setting}='3' \(from {prefix}{variable}\): cannot be set in the environment; use a file or a keyword"
+        with pytest.raises(ConfigError, match=text):
+            load(pool, environ={prefix + variable: "3"})
+    assert load("other", environ={f"POOLKIT_DB_{variable}": "3"}) == PoolConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("max", "max_size"), ("check", "check_timeout"), ("acquire", "acquire_timeout")]
+)
+def test_a_pool_may_be_named_as_a_setting_begins(name: str, setting: str) -> None:
+    assert getattr(load(name, environ={f"POOLKIT_{setting.upper()}": "3"}), setting) == 3
+    with pytest.raises(ConfigError, match="no such setting"):
+        load(name, environ={f"POOLKIT_{name.upper()}_TIMEOUTS": "3"})
 
 
 def test_variables_of_a_pool_with_a_longer_name_are_no_mistake() -> None:
     assert load("orders", environ={"POOLKIT_ORDERS_DB_MAX_SIZE": "5"}).max_size == 10
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_5432_TCP", "PORT_5432_TCP_PROTO",
+     "PORT_5432_TCP_PORT", "PORT_5432_TCP_ADDR", "PORT_53_UDP", "PORT_38412_SCTP_ADDR"],
+)  # fmt: skip
+def test_the_variables_that_kubernetes_sets_for_a_service_are_no_mistake(variable: str) -> None:
+    """For a service "poolkit-orders", beside a pool "orders"."""
+    assert load("orders", environ={f"POOLKIT_ORDERS_{variable}": "5"}) == PoolConfig()
+    with pytest.raises(ConfigError, match="no such setting"):
+        load("orders", environ={f"POOLKIT_ORDERS_X{variable}S": "5"})
 
 
 @pytest.mark.parametrize(
@@ -413,6 +464,16 @@ def test_variables_of_a_pool_with_a_longer_name_are_no_mistake() -> None:
         ("a.toml", "[db.breaker]\nreset_timeout = 0", r"breaker\.reset_timeout=0.*a\.toml"),
         ("a.toml", "[db", "not valid TOML"),
         ("a.toml", "db = 3", r"\[db\] must be a table"),
+        ("a.toml", "other = 3", r"\[other\] must be a table"),
+        ("a.toml", "max_size = 3", r"a\.toml: max_size=3: must be in a table: \[default\] for every pool"),
+        ("a.toml", "[breaker]\nfailure_threshold = 3", r"breaker={'failure_threshold': 3}: must be in a table"),
+        ("a.toml", "[DB]\nmax_size = 3", r"a\.toml has no table \[db\]; did you mean 'DB'\?"),
+        ("a.toml", "[defaults]\nmax_size = 3", r"\[defaults\]: the table for every pool is \[default\]"),
+        ("a.toml", "[Default]\nmax_size = 3", r"\[Default\]: the table for every pool is \[default\]"),
+        ("a.toml", "[my.db]\nmax_size = 3", r"\[my\.db\]: no such setting \(a name with a dot goes in quotes\)"),
+        ("a.toml", f"[db]\nmax_size = {'9' * 5000}", "not valid TOML: Exceeds the limit"),
+        ("a.yaml", "on:\n  max_size: 3", r"\[True\]: the name of a table must be a text; put it in quotes"),
+        ("a.yaml", "db:\n  max_size: 2026-06-31", "not valid YAML: day is out of range"),
         ("a.yaml", "db: [", "not valid YAML"),
         ("a.yaml", "- db", "one table of settings"),
         ("a.yaml", "db:\n  1: 2", "1=2 .*no such setting"),
@@ -426,6 +487,48 @@ def test_mistakes_in_files(tmp_path: Path, name: str, text: str, message: str) -
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load("db", file=path, environ={})
+
+
+def test_a_table_with_a_number_for_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "pools.yaml"
+    path.write_text("5432:\n  max_size: 3\n")
+    assert load("5432", file=path, environ={}).max_size == 3
+
+
+@pytest.mark.parametrize("text", ["db:\n  # max_size: 3\ndefault:\n  max_size: 4", "default: {max_size: 4}\ndb: {}"])
+def test_an_empty_table_is_no_mistake(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "pools.yaml"
+    path.write_text(text)
+    assert load("db", file=path, environ={}).max_size == 4
+
+
+def test_a_table_whose_name_is_also_that_of_a_setting(tmp_path: Path) -> None:
+    path = tmp_path / "pools.toml"
+    path.write_text("[order]\nmax_size = 3\n")
+    assert load("order", file=path, environ={}).max_size == 3
+
+
+@pytest.mark.parametrize(
+    ("pool", "table", "told"),
+    [
+        ("orders-db", "order-db", True),
+        ("cache", "cahce", True),
+        ("orders", "users", False),
+        ("shard-2", "shard-1", False),
+        ("orders-db", "default", False),
+    ],
+)
+def test_a_table_with_a_similar_name_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    pool: str, table: str, told: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(poolkit.settings, "_said", set())
+    path = tmp_path / "pools.toml"
+    path.write_text(f"[{table}]\nmax_idle = 3\n")
+    text = f"{path} has no table [{pool}]: [{table}] does not apply to this pool; check the name, or add an empty table"
+    for environ in ({}, {}, {f"POOLKIT_{pool.upper().replace('-', '_')}_MIN_SIZE": "1"}):
+        load(pool, file=path, environ=environ)
+    assert [record.getMessage() for record in caplog.records] == ([f"{text} [{pool}]"] if told else [])
 
 
 @pytest.mark.timeout(20)

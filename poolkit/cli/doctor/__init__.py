@@ -16,7 +16,7 @@ import click
 from poolkit import ConfigError, PoolConfig, Setting, load
 from poolkit.config import nearest
 from poolkit.errors import shown
-from poolkit.settings import described, tables_of, variable_prefix
+from poolkit.settings import described, tables_of, variable_prefix, variables_of
 
 from ._adapters import assumed, under
 from ._checks import Finding, Limits, of_server, of_times
@@ -73,7 +73,7 @@ def _nameless(file: str | None, pool: str, environ: Mapping[str, str]) -> list[F
     """
     tables = [] if file is None else tables_of(file)
     prefix = variable_prefix(pool)
-    if pool in tables or any(variable.startswith(prefix) for variable in environ):
+    if pool in tables or any(variable.startswith(prefix) for variable in variables_of(environ)):
         return []
     others = [name for name in tables if name != "default"]
     hint = nearest(pool, others) if others else ""
