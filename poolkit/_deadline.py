@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from ._times import given, is_seconds
 from .errors import UsageError
 from .runtimes.fork import Stage, after_fork
 
@@ -108,9 +109,8 @@ class deadline:  # noqa: N801  it is used like a function
     __slots__ = ("seconds",)
 
     def __init__(self, seconds: float) -> None:
-        given: Any = seconds
-        if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= 0:
-            raise UsageError(f"deadline({seconds!r}): must be a time in seconds, 0 or more")
+        if not is_seconds(seconds):
+            raise UsageError(f"deadline({given(seconds)}): must be a time in seconds, 0 or more")
         self.seconds = seconds
 
     @staticmethod

@@ -18,6 +18,7 @@ from ._log import logger
 from ._operations import BrokenContract
 from ._places import packages_of, place_outside
 from ._priority import chosen
+from ._times import LARGEST, seconds
 from .config import PoolConfig
 from .connector import Verdict
 from .errors import ConfigError, ConnectTimeout, LeaseOverdue, PoolError, UsageError, describe
@@ -54,8 +55,8 @@ def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float)
     """Return when a call that starts now must end; NEVER for a timeout of None. Raises ConfigError if it is no time."""
     if isinstance(timeout, Default):
         timeout = config.acquire_timeout
-    elif timeout is not None and not _is_duration(timeout):
-        raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None: no limit)", "timeout")
+    elif timeout is not None and not (type(timeout) in (int, float) and 0 <= timeout <= LARGEST):
+        seconds("timeout", timeout, most=NEVER, none="no limit")
     return NEVER if timeout is None else now + timeout
 
 
@@ -108,10 +109,6 @@ def _time_out(pool: PoolBase[Any], request: Request, now: float) -> PoolError:
     waited = now - request.since
     core.tell(EventKind.ACQUIRE_FAILED, now, duration=waited, reason=FailReason.TIMEOUT, error=error)
     return error
-
-
-def _is_duration(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0
 
 
 class SlowPath(Generic[C]):

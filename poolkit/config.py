@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
 
+from ._times import LARGEST, bad, seconds
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,39 +68,29 @@ def unknown(full: str, value: object, source: str, name: str, known: Iterable[st
     return ConfigError(f"{full}{f'={value!r}' if harmless else ''}{source}: no such setting; {hint}", name)
 
 
-def _bad(setting: str, value: object, right: str) -> ConfigError:
-    return ConfigError(f"{setting}={value!r}: must be {right}", setting.rpartition(".")[2])
-
-
 def _count(name: str, value: object, low: int, *, none: str | None = None) -> None:
     if value is None and none is not None:
         return
     right = f"a whole number, {low} or more" + (f" (or None: {none})" if none else "")
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise _bad(name, value, right)
+        raise bad(name, value, right)
 
 
 def _seconds(name: str, value: object, *, zero: bool, none: str | None = None) -> None:
-    if value is None and none is not None:
-        return
-    right = f"a time in seconds, {'0 or more' if zero else 'above 0'}" + (f" (or None: {none})" if none else "")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise _bad(name, value, right)
-    if value < 0 or (value == 0 and not zero):
-        raise _bad(name, value, right)
+    seconds(name, value, above=not zero, most=math.inf, none=none)
 
 
 def _share(name: str, value: object, *, zero: bool, one: bool) -> None:
     right = f"a share, {'0' if zero else 'above 0'} to {'1' if one else 'below 1'}"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise _bad(name, value, right)
+        raise bad(name, value, right)
     if (value == 0 and not zero) or (value == 1 and not one):
-        raise _bad(name, value, right)
+        raise bad(name, value, right)
 
 
 def _positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise _bad(name, value, "a number above 0")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LARGEST:
+        raise bad(name, value, "a number above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +109,7 @@ class BackoffConfig:
         _seconds("backoff.base", self.base, zero=False)
         _seconds("backoff.cap", self.cap, zero=False)
         if self.cap < self.base:
-            raise _bad("backoff.cap", self.cap, f"at least backoff.base ({self.base!r})")
+            raise bad("backoff.cap", self.cap, f"at least backoff.base ({self.base!r})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +148,13 @@ class ClassConfig:
         _positive("weight", self.weight)
         _count("limit", self.limit, 1, none="no limit of its own")
         if self.limit is not None and self.reserved > self.limit:
-            raise _bad("reserved", self.reserved, f"at most limit ({self.limit})")
+            raise bad("reserved", self.reserved, f"at most limit ({self.limit})")
 
 
 def _classes(classes: object, default: object, max_size: int | None) -> None:
     """Raise ConfigError for invalid classes of callers."""
     if not isinstance(classes, Mapping) or not classes:
-        raise _bad("classes", classes, "a ClassConfig for each name, or None: all callers are equal")
+        raise bad("classes", classes, "a ClassConfig for each name, or None: all callers are equal")
     for name, one in classes.items():
         if not isinstance(name, str) or not name or not isinstance(one, ClassConfig):
             raise ConfigError(f"classes={{{name!r}: {one!r}}}: must be a name and its ClassConfig", "classes")
@@ -404,37 +395,37 @@ class PoolConfig(_Recording):
         _seconds("barging_window", self.barging_window, zero=True, none="0.001 for threads, 0 for tasks")
         _seconds("lifetime_jitter", self.lifetime_jitter, zero=True)
         if self.lifetime_jitter >= 1:
-            raise _bad("lifetime_jitter", self.lifetime_jitter, "a share of max_lifetime, 0 to below 1")
+            raise bad("lifetime_jitter", self.lifetime_jitter, "a share of max_lifetime, 0 to below 1")
         for name in ("connect_in_caller", "use_histogram"):
             if not isinstance(getattr(self, name), bool):
-                raise _bad(name, getattr(self, name), "True or False")
+                raise bad(name, getattr(self, name), "True or False")
         if self.order not in ("lifo", "fifo"):
-            raise _bad("order", self.order, "'lifo' or 'fifo'")
+            raise bad("order", self.order, "'lifo' or 'fifo'")
         if self.on_leak not in ("warn", "raise", "reclaim"):
-            raise _bad("on_leak", self.on_leak, "'warn', 'raise' or 'reclaim'")
+            raise bad("on_leak", self.on_leak, "'warn', 'raise' or 'reclaim'")
         if self.start not in ("lazy", "eager"):
-            raise _bad("start", self.start, "'lazy' or 'eager'")
+            raise bad("start", self.start, "'lazy' or 'eager'")
         if not isinstance(self.backoff, BackoffConfig):
-            raise _bad("backoff", self.backoff, "a BackoffConfig")
+            raise bad("backoff", self.backoff, "a BackoffConfig")
         if self.breaker is not None and not isinstance(self.breaker, BreakerConfig):
-            raise _bad("breaker", self.breaker, "a BreakerConfig, or None")
+            raise bad("breaker", self.breaker, "a BreakerConfig, or None")
         if self.autoscale is not None and not isinstance(self.autoscale, AutoscaleConfig):
-            raise _bad("autoscale", self.autoscale, "an AutoscaleConfig, or None")
+            raise bad("autoscale", self.autoscale, "an AutoscaleConfig, or None")
         if self.overload is not None and not isinstance(self.overload, OverloadConfig):
-            raise _bad("overload", self.overload, "an OverloadConfig, or None")
+            raise bad("overload", self.overload, "an OverloadConfig, or None")
         if self.budget is not None and not isinstance(self.budget, SharedBudget):
-            raise _bad("budget", self.budget, "a poolkit.Budget, or None")
+            raise bad("budget", self.budget, "a poolkit.Budget, or None")
         _positive("budget_weight", self.budget_weight)
         if self.classes is not None:
             _classes(self.classes, self.default_class, self.max_size)
             object.__setattr__(self, "classes", dict(self.classes))  # a copy, which the caller cannot change later
         if self.max_size is not None:
             if self.min_size > self.max_size:
-                raise _bad("min_size", self.min_size, f"at most max_size ({self.max_size})")
+                raise bad("min_size", self.min_size, f"at most max_size ({self.max_size})")
             if self.max_idle is not None and self.max_idle > self.max_size:
-                raise _bad("max_idle", self.max_idle, f"at most max_size ({self.max_size})")
+                raise bad("max_idle", self.max_idle, f"at most max_size ({self.max_size})")
         if self.max_idle is not None and self.min_size > self.max_idle:
-            raise _bad("min_size", self.min_size, f"at most max_idle ({self.max_idle})")
+            raise bad("min_size", self.min_size, f"at most max_idle ({self.max_idle})")
 
     def replace(self, **changes: Unpack[PoolSettings]) -> PoolConfig:
         """Return a copy with some settings changed.
@@ -444,10 +435,10 @@ class PoolConfig(_Recording):
         that differ from their defaults as explicit.
         """
         known = [f.name for f in fields(self)]
-        given: Mapping[str, object] = changes
-        for name in given:
+        new: Mapping[str, object] = changes
+        for name in new:
             if name not in known:
-                raise unknown(name, given[name], "", name, known)
+                raise unknown(name, new[name], "", name, known)
         return with_sources(replace(self, **changes), {**sources_of(self), **dict.fromkeys(changes, _REPLACED)})
 
     __replace__ = replace  # copy.replace(), Python 3.13

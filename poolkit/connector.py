@@ -286,6 +286,7 @@ def _require_plain(connector: Any, *, asynchronous: bool) -> None:
 
 def require_kind(connector: Any, *, asynchronous: bool) -> None:
     """Raise ConfigError if ``connector`` is clearly for the other kind of pool."""
+    _refuse_class(connector)
     connect = overridden(connector, "connect") or overridden(connector, "connect_to")
     found = asynchronous
     if isinstance(connector, (Connector, AsyncConnector)):
@@ -299,6 +300,14 @@ def require_kind(connector: Any, *, asynchronous: bool) -> None:
             f"connector={connector!r}: {this} needs {kinds[0]} connector; use {other} for {kinds[1]} one", "connector"
         )
     _require_plain(connector, asynchronous=asynchronous)
+
+
+def _refuse_class(connector: Any) -> None:
+    if isinstance(connector, type) and any(
+        inspect.isfunction(inspect.getattr_static(connector, name, None)) for name in ("connect", "connect_to")
+    ):
+        name = connector.__name__
+        raise ConfigError(f"connector={name}: must be an object, not its class: {name}(...)", "connector")
 
 
 def require_connect(connector: Any) -> None:

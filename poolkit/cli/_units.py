@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from poolkit._times import LONGEST
+
 __all__ = ("DURATION", "RATE")
 
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -47,8 +49,9 @@ class _Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         found = re.fullmatch(_NUMBER + r"([a-zµ]+)\s*", str(value), re.IGNORECASE)
         number = _number(found[1]) if found else None
         unit = found[2].lower() if found else ""
-        if number is None or unit not in _SECONDS:
-            self.fail(f"{value!r}: must be a time above 0 with its unit, such as 20ms, 0.5s or 150us", param, ctx)
+        if number is None or unit not in _SECONDS or number * _SECONDS[unit] > LONGEST:
+            right = "a time above 0 with its unit, such as 20ms, 0.5s or 150us, at most 720h"
+            self.fail(f"{value!r}: must be {right}", param, ctx)
         return number * _SECONDS[unit]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from .._times import LARGEST, given
 from ..config import nearest, unknown
 from ..errors import ConfigError
 from ..policies.balance import (
@@ -172,11 +174,11 @@ class ClusterConfig:
         if value is None and none:
             return
         kind = int if whole else (int, float)
-        good = isinstance(value, kind) and not isinstance(value, bool)
+        good = isinstance(value, kind) and not isinstance(value, bool) and (value <= LARGEST or value == math.inf)
         if not good or not (value > low if above else value >= low) or (most is not None and value > most):
             right = f"a {'whole ' if whole else ''}number {'above' if above else 'not below'} {low:g}"
             right += f" and at most {most:g}" if most is not None else ""
-            raise ConfigError(f"{name}={value!r}: must be {right}{', or None' if none else ''}", name)
+            raise ConfigError(f"{name}={given(value)}: must be {right}{', or None' if none else ''}", name)
 
     def replace(self, **changes: Unpack[ClusterSettings]) -> ClusterConfig:
         """Return a copy with some settings changed.
@@ -184,10 +186,10 @@ class ClusterConfig:
         Raises ConfigError for an invalid value, and for an unknown name, with the nearest known one.
         """
         known = [f.name for f in fields(self)]
-        given: Mapping[str, object] = changes
-        for name in given:
+        new: Mapping[str, object] = changes
+        for name in new:
             if name not in known:
-                raise unknown(name, given[name], "", name, known)
+                raise unknown(name, new[name], "", name, known)
         return replace(self, **changes)
 
     def balancer(self) -> Balancer:

@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from .._times import seconds
 from .._watchdog import Watchdog
 from ..errors import ConfigError, said, shown
 from ..runtimes.names import addresses
@@ -67,6 +68,8 @@ class EtcdDiscovery(Discovery):
             raise ConfigError(f"endpoint={endpoint!r}: must be http://host:port or https://host:port", "endpoint")
         if not prefix:
             raise ConfigError(f"prefix={prefix!r}: must be the part of the keys before the node names", "prefix")
+        seconds("timeout", timeout, above=True)
+        seconds("watch_for", watch_for, above=True)
         self.prefix = prefix
         self.timeout = timeout
         self.watch_for = watch_for

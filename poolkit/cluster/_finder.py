@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .._log import logger
+from .._times import seconds
 from ..errors import describe
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, AsyncRuntime
@@ -32,6 +33,7 @@ class Finder:
     def __init__(self, cluster: ClusterShell[Any], nodes: Iterable[Node | str] | Discovery) -> None:
         self._cluster = cluster
         self.source = nodes if isinstance(nodes, Discovery) else StaticDiscovery(checked_nodes(nodes))
+        seconds(f"{type(self.source).__name__}.interval", self.source.interval, above=True)
         self.found: Found | None = None
         self._complaint = ""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .._times import LARGEST, given
 from ..config import nearest
 from ..errors import ConfigError, shown
 
@@ -55,9 +55,9 @@ class Node:
             object.__setattr__(self, "address", self.name)
         object.__setattr__(self, "name", node_name(name))
         weight: Any = self.weight
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= LARGEST:
             raise ConfigError(
-                f"{at}weight={weight!r}: must be a number above 0 (leave a node out to disable it)", "weight"
+                f"{at}weight={given(weight)}: must be a number above 0 (leave a node out to disable it)", "weight"
             )
         priority: Any = self.priority
         if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._deadline import BLOCKS, current
 from .._slow_path import DEFAULT, Default
+from .._times import seconds
 from ..errors import AcquireTimeout, ConfigError, PoolBusy, PoolClosed, PoolSuspended, ServerUnavailable, UsageError
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, SyncParker
@@ -35,8 +36,8 @@ class LeaseOpener:
         """Return the caller's deadline. Raises ConfigError if ``timeout`` is no time."""
         if isinstance(timeout, Default):
             timeout = self._default
-        elif timeout is not None and not _is_duration(timeout):
-            raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more, or None", "timeout")
+        else:
+            seconds("timeout", timeout, most=NEVER, none="no limit")
         block = current()
         own = NEVER if timeout is None else now + timeout
         return own if block is None else min(own, now + block.left())
@@ -226,7 +227,3 @@ def _forget_frames(error: BaseException) -> None:
     error.__traceback__ = None
     if error.__cause__ is not None:
         error.__cause__.__traceback__ = None
-
-
-def _is_duration(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from .._times import seconds
 from ..config import nearest
 from ..errors import AcquireTimeout, ConfigError, PoolError, UsageError, describe, shown
+from ..policies.retire import NEVER
 from ..policies.routing import JumpRouter, RendezvousRouter, RingRouter, Router
 
 __all__ = ("ROUTERS", "ScatterFailed", "Scattered", "ShardRouting")
@@ -103,7 +105,8 @@ class ShardRouting:
         stats = getattr(self.shards[shard], "stats", None)
         return 0 if stats is None else int(stats().leases)
 
-    def _asked(self, keys: Iterable[Any] | None) -> dict[str, list[Any] | None]:
+    def _asked(self, keys: Iterable[Any] | None, timeout: float | None) -> dict[str, list[Any] | None]:
+        seconds("timeout", timeout, most=NEVER, none="no limit")
         return dict.fromkeys(self.shards) if keys is None else dict(self.groups(keys))
 
     def _result(

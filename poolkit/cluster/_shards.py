@@ -68,7 +68,7 @@ class ShardedCluster(ShardRouting):
         :class:`~poolkit.cluster.ScatterFailed` if a shard failed; with ``partial=True`` the errors are in
         ``errors`` of the result instead.
         """
-        asked = self._asked(keys)
+        asked = self._asked(keys, timeout)
         answers: dict[str, R] = {}
         errors: dict[str, BaseException] = {}
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -146,7 +146,7 @@ class AsyncShardedCluster(ShardRouting):
         driver keeps waiting for the server ends in the background; trio waits for it. Arguments and errors as
         :meth:`ShardedCluster.scatter`.
         """
-        asked = self._asked(keys)
+        asked = self._asked(keys, timeout)
         answers: dict[str, R] = {}
         errors: dict[str, BaseException] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .._times import seconds
 from ._node import Node
 
 __all__ = ("Discovery", "Found")
@@ -15,12 +16,15 @@ class Found:
     """The answer of a discovery.
 
     ``nodes``: all current nodes. ``again``: seconds until the next call of ``find`` (0: at once, None: never).
-    ``mark``: any value for the discovery's own use.
+    ``mark``: any value for the discovery's own use. Raises ConfigError if ``again`` is no time.
     """
 
     nodes: tuple[Node, ...]
     again: float | None = 1.0
     mark: Any = None
+
+    def __post_init__(self) -> None:
+        seconds("again", self.again, none="never")
 
 
 class Discovery:

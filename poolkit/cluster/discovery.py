@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .._times import seconds
 from ..errors import ConfigError, MissingExtra
 from ..runtimes.names import addresses
 from ..settings import read_file, read_tables
@@ -52,10 +53,11 @@ class FileDiscovery(Discovery):
     Each node is a table with the fields of :class:`~poolkit.cluster.Node`. A file that is unreadable or invalid is
     refused as a whole (:class:`~poolkit.ConfigError`), and the cluster keeps its nodes. To change the file, write a
     new one and rename it over the old one, so that no half-written file is read. YAML, and TOML on Python 3.10, need
-    ``poolkit[files]``.
+    ``poolkit[files]``. Raises ConfigError for an invalid ``interval``.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, interval: float = 1.0) -> None:
+        seconds("interval", interval, above=True)
         self.path = Path(path)
         self.interval = interval
 
@@ -86,12 +88,14 @@ class DNSDiscovery(Discovery):
 
     Uses the system's resolver (``getaddrinfo``), which reports no TTL: the name is looked up every ``interval``
     seconds. ``family``: ``socket.AF_INET`` or ``AF_INET6`` for one kind of address only. ``timeout``: seconds for an
-    answer.
+    answer. Raises ConfigError for an invalid time.
     """
 
     def __init__(
         self, host: str, port: int, *, interval: float = 30.0, family: int = socket.AF_UNSPEC, timeout: float = 5.0
     ) -> None:
+        seconds("interval", interval, above=True)
+        seconds("timeout", timeout, above=True)
         self.host = host
         self.port = port
         self.interval = interval
@@ -116,7 +120,7 @@ class SRVDiscovery(Discovery):
     Target and port become the address; priorities are renumbered from 0. A weight of 0 counts as a hundredth of the
     smallest other weight. The name is looked up again when the TTL of the answer ends, but not before
     ``min_interval`` and not after ``max_interval`` seconds. ``timeout``: seconds for an answer. ``resolver``: your own
-    ``dns.resolver.Resolver``. Needs ``poolkit[dns]``.
+    ``dns.resolver.Resolver``. Needs ``poolkit[dns]``. Raises ConfigError for an invalid time.
     """
 
     def __init__(
@@ -127,6 +131,9 @@ class SRVDiscovery(Discovery):
             import dns.resolver
         except ImportError:
             raise MissingExtra("SRV records need dnspython: pip install 'poolkit[dns]'") from None
+        seconds("min_interval", min_interval, above=True)
+        seconds("max_interval", max_interval, least=min_interval)
+        seconds("timeout", timeout, above=True)
         self.service = service
         self.min_interval = min_interval
         self.max_interval = max_interval

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
+from .._times import seconds
 from ..budget import Budget
 from ..errors import ConfigError, UsageError
 from ._lease import FleetLease
@@ -37,8 +37,7 @@ class FleetStats:
 def _check(block: Any, ttl: Any) -> None:
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise ConfigError(f"block={block!r}: must be a whole number, 1 or more", "block")
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0.5 <= ttl < math.inf:
-        raise ConfigError(f"ttl={ttl!r}: must be a time in seconds, 0.5 or more", "ttl")
+    seconds("ttl", ttl, least=0.5)
 
 
 class FleetBudget(Budget):
@@ -135,6 +134,7 @@ class FleetBudget(Budget):
         Waits up to ``timeout`` seconds for their last connections. Raises UsageError if a pool is still open or a
         connection is left then, and changes nothing in that case. Thread-safe.
         """
+        seconds("timeout", timeout)
         deadline = time.monotonic() + timeout
         while True:
             pools, held = self._gate.step(self._still_open)

@@ -27,7 +27,6 @@ import errno
 import functools
 import hashlib
 import json
-import math
 import os
 import socket
 import sys
@@ -38,6 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .._log import logger
+from .._times import seconds
 from ..errors import ConfigError, said, shown
 from ._ledger import Ask, Grant, Row, decide
 from ._store import StoreError
@@ -118,7 +118,8 @@ class FileStore:
     def __init__(self, directory: str | os.PathLike[str], *, timeout: float = 1.0) -> None:
         if fcntl is None:
             raise ConfigError("FileStore needs POSIX file locks, which this system does not have", "store")
-        self._timeout = _seconds(timeout)
+        seconds("timeout", timeout, above=True)
+        self._timeout = float(timeout)
         self._directory = Path(directory)
         self._clock = time.time  # the same in all processes
         self._token = 0  # the highest token so far: a state file with a lower one was replaced
@@ -349,12 +350,6 @@ class FileStore:
             for name in names
             if name != f"{prefix}fleet"
         )
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigError(f"timeout={value!r}: must be a time in seconds, more than 0", "timeout")
-    return float(value)
 
 
 def _safe(fleet: str) -> str:

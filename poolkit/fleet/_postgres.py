@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._log import logger
+from .._times import seconds
 from .._watchdog import Watchdog
 from ..errors import ConfigError, MissingExtra, raw_text, said, shown
 from ._ledger import PLAUSIBLE, Ask, Grant, Row, decide
@@ -48,6 +49,7 @@ class PostgresStore:
             raise MissingExtra("PostgresStore needs psycopg: pip install 'poolkit[psycopg]'") from None
         if not table.replace("_", "").isalnum():
             raise ConfigError(f"table={table!r}: must be a plain name of letters, digits and underscores", "table")
+        seconds("timeout", timeout, above=True)
         self._psycopg = psycopg
         self._conninfo = conninfo
         self._table = table

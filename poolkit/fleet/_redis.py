@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._log import logger
+from .._times import seconds
 from .._watchdog import Watchdog
 from ..errors import ConfigError, MissingExtra, raw_text, said, shown, without_quotes
 from ._ledger import PLAUSIBLE, Ask, Grant
@@ -136,6 +137,7 @@ class RedisStore:
             from redis.retry import Retry
         except ImportError:
             raise MissingExtra("RedisStore needs redis-py: pip install 'poolkit[redis]'") from None
+        seconds("timeout", timeout, above=True)
         self._redis = redis
         self._prefix = prefix
         # no retries: the fleet retries by itself, and must see each refusal

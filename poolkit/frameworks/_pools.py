@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ConfigError, UsageError
 from ..stats import PoolStats
 
-__all__ = ("Drained", "check_seconds", "checked", "drain_all", "engine_of", "opened", "trouble")
+__all__ = ("Drained", "checked", "drain_all", "engine_of", "opened", "trouble")
 
 Drained = dict[str, bool]
 """By pool name, whether all its leases ended without being aborted."""
@@ -46,12 +46,6 @@ def checked(pools: Mapping[str, Any], who: str) -> dict[str, Any]:
         if engine_of(thing) is None and not callable(thing):
             raise _no_pool(name, thing, who)
     return dict(pools)
-
-
-def check_seconds(name: str, value: Any) -> None:
-    """Raise ConfigError unless ``value`` is a finite time in seconds, so that nothing waits for ever."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise ConfigError(f"{name}={value!r}: must be a time in seconds, 0 or more", name)
 
 
 def _no_pool(name: str, thing: object, who: str) -> ConfigError:

@@ -20,8 +20,9 @@ from typing import Any, Literal, get_args
 
 from .._log import logger
 from .._threads import Pool
+from .._times import seconds
 from ..errors import ConfigError, MissingExtra, UsageError, describe, shown
-from ._pools import check_seconds, checked, engine_of, opened, trouble
+from ._pools import checked, engine_of, opened, trouble
 
 try:
     import anyio
@@ -67,8 +68,8 @@ class PoolLifespan:
         self._given = checked(pools, "PoolLifespan")
         if connect not in get_args(Connect):
             raise ConfigError(f"connect={connect!r}: must be 'require', 'try' or 'lazy'", "connect")
-        check_seconds("connect_timeout", connect_timeout)
-        check_seconds("drain_timeout", drain_timeout)
+        seconds("connect_timeout", connect_timeout)
+        seconds("drain_timeout", drain_timeout)
         self._inside = inside
         self._connect = connect
         self._connect_timeout = connect_timeout

@@ -18,9 +18,10 @@ from typing import Any
 from .._log import logger
 from .._registry import live_pools
 from .._threads import Pool
+from .._times import seconds
 from ..errors import MissingExtra, UsageError, describe
 from ..fleet import FleetBudget
-from ._pools import check_seconds, drain_all
+from ._pools import drain_all
 
 try:
     from celery import signals
@@ -48,7 +49,7 @@ def install(
 
     Returns a function that undoes it. Raises ConfigError for an invalid ``drain_timeout``.
     """
-    check_seconds("drain_timeout", drain_timeout)
+    seconds("drain_timeout", drain_timeout)
 
     def mine() -> list[Pool[Any]]:
         return [pool for pool in pools() if isinstance(pool, Pool)]

@@ -19,6 +19,7 @@ from typing import Any
 
 from .._log import logger
 from .._threads import Lease, Pool
+from .._times import seconds
 from ..errors import ConfigError, MissingExtra, UsageError
 from ._pools import Drained, checked, drain_all, engine_of, opened
 
@@ -134,8 +135,9 @@ class FlaskPools:
 
         Returns, by name, whether all leases ended without being aborted. Call it in a server's hook (gunicorn's
         ``worker_exit``) and in tests. A later use creates the pools again. If a process ends without this call, the
-        operating system closes its connections.
+        operating system closes its connections. Raises ConfigError for an invalid ``timeout``.
         """
+        seconds("timeout", timeout)
         mine = self._of(app)
         things = {name: mine.pop(name) for name in tuple(mine)}
         done = drain_all([(name, engine_of(thing)) for name, thing in things.items()], timeout)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .._log import logger
+from .._times import seconds
 from ..errors import ConfigError, describe, said, shown
 from ..policies.meters import Histogram
 from ..runtimes.fork import Stage, restart_after_fork
@@ -33,6 +34,7 @@ class Board:
     """The directory, and this process' place in it."""
 
     def __init__(self, directory: str | os.PathLike[str], read: Callable[[], Values], interval: float) -> None:
+        seconds("interval", interval, least=0.001)
         self._directory = Path(directory)
         self._read = read
         self._interval = interval

@@ -15,6 +15,7 @@ from typing import Any
 
 from .._log import logger
 from .._registry import live_pools
+from .._times import seconds
 from ..errors import ConfigError
 from ..events import EventKind
 from ..policies.hysteresis import Hysteresis
@@ -153,8 +154,7 @@ class Alerts:
     ) -> None:
         if thresholds is not None and not isinstance(thresholds, Thresholds):
             raise ConfigError(f"thresholds={thresholds!r}: must be Thresholds", "thresholds")
-        if interval is not None:
-            require("interval", interval, (int, float), 0.001, None, "a time in seconds, 0.001 or more (or None)")
+        seconds("interval", interval, least=0.001, none="only when check() is called")
         self._thresholds = thresholds or Thresholds()
         self._callback = callback
         self._interval = interval

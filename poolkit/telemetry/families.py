@@ -6,10 +6,12 @@ metric, never capacity and current value in one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .._times import LARGEST, given
 from ..errors import ConfigError, shown
 from ..policies.meters import Histogram
 from ..stats import ClassStats, PoolStats
@@ -143,6 +145,6 @@ def require(name: str, value: object, kinds: tuple[type, ...], low: float, high:
         isinstance(value, bool)
         or not isinstance(value, (int, float))
         or not isinstance(value, kinds)
-        or not (low <= value and (high is None or value <= high))
+        or not (low <= value and (value <= (LARGEST if high is None else high) or (high is None and value == math.inf)))
     ):
-        raise ConfigError(f"{name}={value!r}: must be {right}", name)
+        raise ConfigError(f"{name}={given(value)}: must be {right}", name)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from .._registry import watch_pools
-from ..errors import describe, masked, shown, shown_key
+from ..errors import ConfigError, describe, masked, shown, shown_key
 from ..events import Event, EventKind
 from ..policies.rate import Allowance
 from ._aside import Aside, Once
@@ -45,6 +45,7 @@ class EventLog:
     The message of an entry is one line; its fields are in ``record.poolkit``, a dict (see :class:`JsonFormatter`). The
     first error of a handler is logged, and the handler gets later entries as well. Thread-safe. As a listener of a pool
     it writes in the thread or task of the event, so a blocking handler delays that; :func:`log_events` avoids this.
+    Raises ConfigError for an invalid ``burst`` or ``levels``.
     """
 
     def __init__(
@@ -56,10 +57,17 @@ class EventLog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         require("burst", burst, (int,), 1, None, "a number of log entries, 1 or more")
+        chosen: Any = LEVELS if levels is None else levels
+        if not isinstance(chosen, dict):
+            raise ConfigError(f"levels={levels!r}: must be a dict with a level for each EventKind", "levels")
+        for kind, level in chosen.items():
+            if not isinstance(kind, EventKind) or isinstance(level, bool) or not isinstance(level, int):
+                right = "must have a level, such as logging.INFO, for an EventKind"
+                raise ConfigError(f"levels={{{kind!r}: {level!r}}}: {right}", "levels")
         self._logger = logger or logging.getLogger("poolkit.events")
         self._burst = burst
         self._clock = clock
-        self.levels = LEVELS if levels is None else levels
+        self.levels: dict[EventKind, int] = chosen
         self.kinds = frozenset(self.levels)
         self._allowances: dict[tuple[str, EventKind], Allowance] = {}
         self._lock = threading.Lock()

@@ -33,7 +33,8 @@ class PoolCollector:
     every ``interval`` seconds. A scrape of any process returns the sum over all: connections and limits of live
     processes, counters and histograms also of ended ones.
 
-    Raises MissingExtra without prometheus_client, ConfigError for a directory that cannot be written to.
+    Raises MissingExtra without prometheus_client, ConfigError for an invalid interval or a directory that cannot be
+    written to.
     """
 
     def __init__(

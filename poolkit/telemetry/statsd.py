@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .._registry import live_pools, watch_pools
+from .._times import seconds
 from ..errors import ConfigError, UsageError, describe, said, shown
 from ..events import Event, EventKind
 from ..policies.members import snapshot
@@ -53,7 +54,7 @@ class StatsdReporter:
         tags: bool = False,
         pools: Callable[[], Iterable[Any]] = live_pools,
     ) -> None:
-        require("interval", interval, (int, float), 1e-3, None, "a time in seconds, 0.001 or more")
+        seconds("interval", interval, least=0.001)
         require("port", port, (int,), 1, 65535, "a port, 1 to 65535")
         self._pools: Callable[[], Iterable[Any]] = pools
         self._server = server = _Server(host, port)

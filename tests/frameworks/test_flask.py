@@ -181,3 +181,17 @@ def test_invalid_arguments_are_refused() -> None:
             pools["none"]
     with flask.Flask("other").app_context(), pytest.raises(UsageError, match="'other' has no pools: call init_app"):
         pools["db"]
+
+
+@pytest.mark.parametrize("timeout", [None, "5", -1, float("inf")])
+def test_a_wrong_timeout_of_close_closes_nothing(timeout: Any) -> None:
+    """The pools are not forgotten: a later close() finds them."""
+    connector = FakeConnector()
+    pools = FlaskPools({"db": database})
+    app = application(pools, connector)
+    with app.app_context():
+        pools.connection("db")
+    with pytest.raises(ConfigError, match=r"timeout=.*: must be a time in seconds, 0 or more, at most 30 days"):
+        pools.close(app, timeout=timeout)
+    assert pools.close(app) == {"db": True}
+    assert connector.live == 0

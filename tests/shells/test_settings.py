@@ -607,6 +607,16 @@ def test_an_async_pool_with_a_sync_driver(connector: Any) -> None:
         AsyncPool(connector)
 
 
+@pytest.mark.parametrize(
+    ("pool", "connector"),
+    [(Pool, FakeConnector), (Pool, Plain), (AsyncPool, AsyncFakeConnector), (AsyncPool, PlainAsync)],
+)
+def test_the_class_of_a_connector_instead_of_an_object(pool: Any, connector: Any) -> None:
+    name = connector.__name__
+    with pytest.raises(ConfigError, match=rf"connector={name}: must be an object, not its class: {name}\(\.\.\.\)"):
+        pool(connector)
+
+
 def test_any_object_that_connects_will_do() -> None:
     with Pool(Plain()) as pool:  # type: ignore[arg-type]
         with pool.lease() as connection:

@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -210,3 +211,9 @@ def test_a_second_reporter_of_the_same_pools_to_one_address_is_refused() -> None
         others.append(StatsdReporter(port=18125, interval=3600))
         for one in others:
             one.close()
+
+
+@pytest.mark.parametrize("levels", [{"x": 1}, {EventKind.POOL_CLOSED: "INFO"}, {EventKind.POOL_CLOSED: True}, 5, []])
+def test_levels_are_for_kinds_of_events(levels: Any) -> None:
+    with pytest.raises(ConfigError, match=r"levels=.*EventKind"):
+        log_events(levels=levels)
