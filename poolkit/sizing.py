@@ -96,6 +96,11 @@ def estimate(
                 f"; with max_size={fits} they fit, and callers wait {_time(queueing.mean_wait(fits, own, hold))} on "
                 "average"
             )
+        elif not fits:
+            text += (
+                "; not even one connection for each process fits: use fewer processes, or put a proxy (PgBouncer) in "
+                "front"
+            )
         else:
             text += (
                 f"; max_size={fits} would fit, but is not enough for the load: use fewer processes, hold connections "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise MissingExtra("the command line needs click: pip install 'poolkit[cli]'") from None
     from poolkit.cli._commands import program
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the encoding of a terminal or a pipe may lack a pool's name
     try:
         code = program.main(
             args=None if arguments is None else list(arguments), prog_name="poolkit", standalone_mode=False

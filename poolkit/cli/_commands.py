@@ -11,6 +11,10 @@ from poolkit.errors import PoolError
 __all__ = ("program",)
 
 
+_COUNT = click.IntRange(min=1)
+_FACTOR = click.FloatRange(min=0, min_open=True)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, message="poolkit %(version)s")
 def program() -> None:
@@ -69,9 +73,9 @@ def bench(arguments: tuple[str, ...]) -> None:
 @program.command()
 @click.option("--rate", type=RATE, required=True, help="Leases: 500/s, 30000/min, 20/h; all processes together.")
 @click.option("--latency", type=DURATION, required=True, help="Time that a lease takes: 20ms, 0.5s, 150us.")
-@click.option("--processes", type=int, default=1, show_default=True, help="Processes that share the load.")
-@click.option("--server-max", type=int, help="Connections that the server allows, for all processes together.")
-@click.option("--headroom", type=float, default=1.2, show_default=True, help="Factor on the average load.")
+@click.option("--processes", type=_COUNT, default=1, show_default=True, help="Processes that share the load.")
+@click.option("--server-max", type=_COUNT, help="Connections that the server allows, for all processes together.")
+@click.option("--headroom", type=_FACTOR, default=1.2, show_default=True, help="Factor on the average load.")
 @click.option("--max-wait", type=DURATION, help="Longest wait of 99 % of the callers.  [default: the latency]")
 @click.option(
     "--plot", type=click.Path(dir_okay=False), help="Plot the wait against the size into this file (.png, .svg, .pdf)."
@@ -129,7 +133,9 @@ def size(
     ),
     help="Show the settings in effect with this adapter, and those it refuses.  [default: from the URL]",
 )
-@click.option("--processes", type=int, default=1, show_default=True, help="Number of processes that have such a pool.")
+@click.option(
+    "--processes", type=_COUNT, default=1, show_default=True, help="Number of processes that have such a pool."
+)
 @click.option("--request-timeout", type=DURATION, help="The driver's timeout for one request, for comparison.")
 @click.option("--deadline", type=DURATION, help="The time in which the service must answer, for comparison.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -165,6 +165,19 @@ def test_top_follows_the_service_and_ends(service: Service, terminal: type[Termi
     assert "Traceback" not in top.text
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_top_where_the_output_cannot_show_every_character(service: Service, encoding: str) -> None:
+    with Pool(FakeConnector(), name="数据", max_size=3) as pool, pool.lease(), start():
+        top = subprocess.run(
+            [sys.executable, "-m", "poolkit", "top", "--once"], cwd=ROOT, capture_output=True, timeout=60, check=False,
+            env=environment(PYTHONIOENCODING=encoding, COLUMNS="160"),
+        )  # fmt: skip
+    text = top.stdout.decode(encoding)
+    assert top.returncode == 0, top.stderr
+    assert re.search(r"orders-db\s+\d+ ###\.{7} 1/3\s+0\s+0", text)
+    assert re.search(r"\?\?\s+\d+ ###\.{7} 1/3", text)
+
+
 def test_top_as_json_is_a_line_for_each_look(service: Service) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "poolkit", "top", service.pid, "--json", "--interval", "10ms"], cwd=ROOT,

@@ -40,16 +40,18 @@ def run(
     """Print the findings; return 1 if any of them is an error.
 
     ``adapter``: the adapter of the pools; None: taken from the URL, or none. Raises ConfigError for an invalid file or
-    setting and for an unknown pool, MissingExtra for a driver that is not installed.
+    setting and for an unknown pool, MissingExtra for a driver that is not installed, click.UsageError for
+    an invalid URL.
     """
-    if processes < 1:
-        raise ConfigError(f"--processes {processes}: must be 1 or more", "processes")
     names: list[str | None] = [pool]
     if file is not None and pool is None:
         names = [name for name in tables_of(file) if name != "default"] or [None]
     known, why = assumed(adapter, url)
     nameless = [] if pool is None else _nameless(file, pool, os.environ if environ is None else environ)
-    limits, findings = (None, []) if url is None else ask(url)
+    try:
+        limits, findings = (None, []) if url is None else ask(url)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
     findings += nameless
     pools: dict[str, dict[str, Setting]] = {}
     for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from poolkit.errors import shown
 __all__ = ("frame", "note")
 
 _BAR = 10
+_MARKS = "█▒·"
 _SEVERITY = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 
@@ -93,9 +95,19 @@ def _bar(pool: dict[str, Any]) -> Text:
     used = max(used, int(pool["in_use"] > 0))
     idle = min(idle, _BAR - used)
     style = "red" if pool["in_use"] >= whole else "yellow" if pool["in_use"] >= 0.8 * whole else "green"
-    text = Text("█" * used, style=style).append("▒" * idle, "blue").append("·" * (_BAR - used - idle), "dim")
+    full, half, empty = tuple(_marks())
+    text = Text(full * used, style=style).append(half * idle, "blue").append(empty * (_BAR - used - idle), "dim")
     limit = "no limit" if pool["max_size"] is None else pool["max_size"]
     return text.append(f" {pool['in_use']}/{limit}", "")
+
+
+def _marks() -> str:
+    """The characters of a bar, as far as the encoding of the output has them."""
+    try:
+        _MARKS.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#=."
+    return _MARKS
 
 
 def _remarks(pool: dict[str, Any]) -> list[Text]:
