@@ -64,12 +64,15 @@ def discard_idle(
 
 
 def suspend(core: Core, fail_fast: bool, now: float) -> None:
-    """Serve no callers: they wait, or with ``fail_fast`` fail at once, including those that wait already."""
+    """Serve no callers: they wait, or fail at once, including those that wait already.
+
+    They fail with ``fail_fast``, and in the pool of a cluster's node, because they can go to another node.
+    """
     core.suspended = True
     core.fail_fast = fail_fast
     core.stale = True
     core.tell(EventKind.POOL_SUSPENDED, now)
-    if fail_fast:
+    if fail_fast or core.features.elsewhere:
         for endpoint in list(core.all_endpoints.values()):
             core.service.fail(endpoint, lambda: PoolSuspended(f"{core.name}: the pool is suspended"))
     core.touch_all()

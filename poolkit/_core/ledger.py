@@ -117,6 +117,11 @@ class Account:
         return self.ledger.short
 
     @property
+    def has_room(self) -> bool:
+        """Whether a permit is free for this pool now, as far as is known without taking it."""
+        return self._ask(True, self.ledger.has_room)
+
+    @property
     def claiming(self) -> bool:
         """Whether this pool has a claim."""
         return self.need > 0
@@ -317,6 +322,12 @@ class BudgetLedger:
             self.claimed()
             self.review(claimant=account)
         return False
+
+    def has_room(self, account: Account) -> bool:
+        """See :attr:`Account.has_room`."""
+        if self.frozen or self.held >= self.limit:
+            return False
+        return account.held < account.minimum or sum(max(a.held, a.minimum) for a in self.accounts) < self.limit
 
     def give(self, account: Account, announced: bool) -> None:
         """See :meth:`Account.give`."""

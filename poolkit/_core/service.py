@@ -41,7 +41,7 @@ class Service:
         core = self._core
         if core.phase is not _OPEN:
             return PoolClosed(f"{core.name}: the pool is {core.phase.value}")
-        if core.suspended and core.fail_fast:
+        if core.suspended and (core.fail_fast or core.features.elsewhere):
             return PoolSuspended(f"{core.name}: the pool is suspended")
         return None
 

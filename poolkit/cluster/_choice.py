@@ -27,6 +27,7 @@ class Choice:
         self._core = core
         self.grouped = bool(core.config.zone)  # nodes differ in tier or zone
         self.failing = False  # a node may have failed too often without being ejected (max_ejected_share)
+        self.uneven = True  # a node's pool may be suspended, or share a budget with other pools
         self.starting = False  # a node may still be in slow start
 
     def inherit(self, old: Choice) -> None:
@@ -42,6 +43,8 @@ class Choice:
         ]  # fmt: skip
         if role is not None or tried:
             free = [m for m in free if m not in tried and has_role(m, role)]
+        if self.uneven:
+            free = self._serving(free)
         if not free:
             return None
         if (self.grouped or self.failing or role is not None) and len(free) > 1:
@@ -54,6 +57,15 @@ class Choice:
             order = rendezvous_order(request.key, [entry.name for entry in free])
             return core.entries[order[0]]
         return core.balancer.choose(free, now, core.random)
+
+    def _serving(self, free: list[NodeEntry]) -> list[NodeEntry]:
+        """Leave out suspended nodes. A node that waits for a permit of its budget is chosen only if no other is left:
+        the budget gives its pool a permit only if a caller waits there.
+        """
+        entries = self._core.entries.values()
+        self.uneven = any(entry.starved is not None or entry.suspended() for entry in entries)
+        free = [m for m in free if not m.suspended()]
+        return [m for m in free if m.starved is None or not m.starved()] or free
 
     def _group(self, free: list[NodeEntry], request: NodeRequest, now: float) -> list[NodeEntry]:
         """Return the entries of the group that serves now. Groups are ordered by role, failures, tier and zone."""
@@ -83,7 +95,9 @@ class Choice:
             # a group that has lost too many of its nodes passes a share of its requests to the next group
             everybody = [m for m in core.entries.values() if request.accepts(m) and (m.tier, bool(zone) and
                          m.node.zone != zone) == key[2:]]  # fmt: skip
-            well = sum(m.state is USABLE for m in everybody) / (len(everybody) * core.config.spill_below)
+            well = sum(m.state is USABLE and not m.suspended() for m in everybody) / (
+                len(everybody) * core.config.spill_below
+            )
             if key[:2] != order[place + 1][:2] or well >= 1 or core.random() < well:
                 return groups[key]
         return groups[order[-1]]

@@ -112,6 +112,11 @@ class ClusterCore:
         if entry.unassign(ticket) and self.requests.queues:
             self.requests.serve_node(entry, now)
 
+    def suspended(self, entry: NodeEntry, ticket: int, now: float) -> None:
+        """Free the capacity of a request that found the node's pool suspended: it gets none until that is over."""
+        self.choice.uneven = True
+        self.give_up(entry, ticket, now)
+
     def succeeded(self, entry: NodeEntry, ticket: int, duration: float, now: float) -> None:
         """End a lease that had no error, or none that is the node's fault."""
         if entry.failures or entry.ejections:
@@ -214,8 +219,7 @@ class ClusterCore:
                         old.tier = node.priority
                     self.emit(ClusterEventKind.NODE_CHANGED, now, old, detail=f"weight {node.weight:g}")
                 continue
-            pool, capacity, min_capacity = made[name]
-            entry = entries[name] = NodeEntry(node, pool, capacity, now, USABLE, min_capacity)
+            entry = entries[name] = NodeEntry(node, made[name], now, USABLE)
             new.append(entry)
             self.emit(ClusterEventKind.NODE_ADDED, now, entry)
             if not first:
@@ -228,6 +232,7 @@ class ClusterCore:
             self.tick_at(self.tiering.due)
         in_tiers = bool(self.config.tiers) or len({node.priority for node in wanted.values()}) > 1
         self.choice.grouped = in_tiers or bool(self.config.zone)
+        self.choice.uneven = True  # choose() looks whether it is so
         for old in gone:
             old.state = DRAINING
             self.draining.append(old)

@@ -7,7 +7,7 @@ import weakref
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from ..errors import AcquireTimeout, ServerUnavailable, WrongLoop
+from ..errors import AcquireTimeout, PoolSuspended, ServerUnavailable, WrongLoop
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncRuntime, Runtime
 from ..runtimes.current import current_runtime
@@ -249,8 +249,9 @@ class TaskNodeDriver(Generic[C]):
 
 
 def _role_after(cluster: ClusterShell[Any], entry: NodeEntry, error: BaseException | None, role: str | None) -> None:
-    """Report the result of a lookup of a node's role to the core. A timeout of a busy pool changes nothing."""
-    if isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable):
+    """Report the result of a lookup of a node's role to the core. A busy or suspended pool changes nothing."""
+    busy = isinstance(error, (AcquireTimeout, PoolSuspended)) and not isinstance(error, ServerUnavailable)
+    if busy:
         error, role = None, entry.known_role
     cluster._gate.step(cluster._core.role_found, entry, error, role, cluster._clock())
 

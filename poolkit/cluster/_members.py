@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,9 @@ from .._misuse import together
 from ..config import PoolConfig
 from ..connector import AsyncConnector, Connector
 from ..errors import ConfigError, PoolClosed
+from ..events import Event, EventKind
 from ._node import Node
-from ._nodepool import callers_have_elsewhere, engine_of
+from ._nodepool import callers_have_elsewhere, engine_of, made_of
 from ._parts import Made
 
 if TYPE_CHECKING:
@@ -74,12 +75,22 @@ class Members:
             raise ConfigError(
                 f"{name}: make({node.name!r}) returned {made!r}: must be a connector or have lease(timeout)", "make"
             )
-        places = getattr(made, "places", None)
         engine = engine_of(made)
         if engine is not None:
             callers_have_elsewhere(engine)
-        if callable(places):
-            return made, places, 0
-        if engine is not None and not engine._core.features.keyed:
-            return made, lambda: engine._config.max_size or math.inf, 1
-        return made, lambda: math.inf, 1
+            engine.add_listener(_Look(self._cluster))
+        return made_of(made)
+
+
+class _Look:
+    """Has a cluster look at its waiting callers again after a node's pool was suspended or resumed."""
+
+    kinds = frozenset({EventKind.POOL_SUSPENDED, EventKind.POOL_READY})
+
+    def __init__(self, cluster: ClusterShell[Any]) -> None:
+        self._cluster = weakref.ref(cluster)
+
+    def __call__(self, event: Event) -> None:
+        cluster = self._cluster()
+        if cluster is not None:
+            cluster._gate.step(cluster._core.requests.settle, cluster._clock())

@@ -11,10 +11,10 @@ from .._pool_base import PoolBase
 from ..connector import Verdict
 from ..errors import describe, shown
 from ._events import ClusterStats, NodeStats
-from ._parts import NodeEntry
+from ._parts import Made, NodeEntry
 from ._tiers import Tiers
 
-__all__ = ("NodePool", "callers_have_elsewhere", "engine_of", "in_words", "node_stats", "send_away")
+__all__ = ("NodePool", "callers_have_elsewhere", "engine_of", "in_words", "made_of", "node_stats", "send_away")
 
 
 class NodePool:
@@ -68,13 +68,48 @@ def callers_have_elsewhere(engine: PoolBase[Any]) -> None:
     engine._core.features = engine._driver.operations.features
 
 
+def made_of(pool: Any) -> Made:
+    """Return what the core knows of a node's pool."""
+    places = getattr(pool, "places", None)
+    engine = engine_of(pool)
+    if engine is None:
+        return Made(pool, places, 0) if callable(places) else Made(pool, _unlimited, 1)
+    own = engine
+
+    def suspended() -> bool:
+        return own._core.suspended
+
+    def refuses() -> bool:
+        return own._core.suspended and own._core.fail_fast
+
+    def starved() -> bool:
+        core = own._core
+        ready = core.endpoint.idle or core.endpoint.spare
+        return core.permits is not None and not ready and not core.permits.has_room
+
+    budget = None if engine._config.budget is None else starved
+    if callable(places):
+        return Made(pool, places, 0, suspended, refuses, budget)
+    if engine._core.features.keyed:
+        return Made(pool, _unlimited, 1, suspended, refuses, budget)
+    return Made(pool, lambda: own._config.max_size or math.inf, 1, suspended, refuses, budget)
+
+
+def _unlimited() -> float:
+    return math.inf
+
+
 def send_away(entry: NodeEntry) -> None:
     """Close the idle connections of an ejected node and send the waiters of its pool to other nodes."""
     engine = engine_of(entry.pool)
-    if engine is not None:
-        engine.suspend(fail_fast=True)
+    if engine is None:
+        return
+    if entry.suspended():  # by the application, which also ends it; no caller waits there
         engine.clear()
-        engine.resume()
+        return
+    engine.suspend(fail_fast=True)
+    engine.clear()
+    engine.resume()
 
 
 def node_stats(entry: NodeEntry, tiers: Tiers | None = None) -> NodeStats:
@@ -105,9 +140,13 @@ def node_stats(entry: NodeEntry, tiers: Tiers | None = None) -> NodeStats:
 def in_words(stats: ClusterStats) -> str:
     """Return the state of a cluster as text."""
     nodes = "; ".join(
-        " ".join(word for word in (n.name, n.state, n.tier, n.role) if word)
+        " ".join(word for word in (n.name, n.state, _pause(n), n.tier, n.role) if word)
         + f" {n.leases}/{n.places or 'no limit'}"
         + (f", last error {n.last_error}" if n.last_error else "")
         for n in stats.nodes
     )
     return f"{stats.name}: {stats.leases} leases, {stats.waiting} waiting; {nodes}"
+
+
+def _pause(stats: NodeStats) -> str:
+    return "suspended" if stats.pool is not None and stats.pool.phase == "suspended" else ""

@@ -13,6 +13,7 @@ from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, SyncParker
 from ._core import ClusterCore, NodeEntry, NodeRequest
 from ._leases import AsyncClusterLease, ClusterLease
+from ._nodepool import engine_of
 
 if TYPE_CHECKING:
     from ._async import AsyncCluster
@@ -75,8 +76,13 @@ class LeaseOpener:
         """Record that the node's pool gave no lease. Return whether another node may be tried."""
         cluster = self._base
         core, now = cluster._core, cluster._clock()
-        request.tried = {*request.tried, entry}
         ticket = request.ticket
+        if isinstance(error, PoolSuspended) and engine_of(entry.pool) is not None:
+            cluster._gate.post(core.suspended, entry, ticket, now)  # it may serve the request after resume()
+            request.outcome = None
+            _forget_frames(error)
+            return True
+        request.tried = {*request.tried, entry}
         busy = isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable)
         if not isinstance(error, Exception) or isinstance(error, (ConfigError, UsageError)) or busy:
             return False  # the caller's abandon() frees the capacity

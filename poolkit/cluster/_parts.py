@@ -17,8 +17,25 @@ __all__ = ("RECHECK_INTERVAL", "Do", "Effect", "Made", "NodeEntry", "NodeRequest
 RECHECK_INTERVAL = 1.0
 """Seconds between two checks of the queue while requests wait: a pool may have been enlarged without notice."""
 
-Made = tuple[Any, Callable[[], float], int]
-"""A pool, a function that gives its current capacity, and the capacity that it always has."""
+
+def _no() -> bool:
+    return False
+
+
+class Made(NamedTuple):
+    """The pool of a node, and functions that give its present state."""
+
+    pool: Any
+    capacity: Callable[[], float]
+    min_capacity: int = 0
+    """Guaranteed capacity: below it, ``capacity`` need not be called."""
+    suspended: Callable[[], bool] = _no
+    """Whether the pool serves no callers for now."""
+    refuses: Callable[[], bool] = _no
+    """Whether callers are not to wait until that is over."""
+    starved: Callable[[], bool] | None = None
+    """Whether the next caller would wait for a permit of the pool's budget; None: it has no budget."""
+
 
 failure_streaks = count(1)
 """Numbers the failure streaks of all nodes, so that no two have the same number."""
@@ -49,28 +66,21 @@ class NodeEntry:
 
     __slots__ = ("asking", "book", "busy", "capacity", "checked_at", "ejections", "failure_streak", "failures",
                  "known_role", "last_error", "leases", "load", "min_capacity", "moved_at", "name", "node", "pool",
-                 "pool_capacity", "served", "since", "slow", "state", "tickets", "tier", "until",
-                 "weight")  # fmt: skip
+                 "pool_capacity", "refuses", "served", "since", "slow", "starved", "state", "suspended", "tickets",
+                 "tier", "until", "weight")  # fmt: skip
 
-    def __init__(
-        self,
-        node: Node,
-        pool: Any,
-        capacity: Callable[[], float],
-        since: float,
-        state: NodeState,
-        min_capacity: int = 0,
-    ) -> None:
+    def __init__(self, node: Node, made: Made, since: float, state: NodeState) -> None:
         self.node = node
         self.name = node.name
         self.weight = node.weight
-        self.pool = pool
-        self.capacity = self.pool_capacity = capacity
+        self.pool = made.pool
+        self.capacity = self.pool_capacity = made.capacity
+        self.suspended, self.refuses, self.starved = made.suspended, made.refuses, made.starved
         self.tier = node.priority  # lower tiers are tried first
         self.moved_at = since
         self.busy = 0.0  # seconds of leases that ended since the tiers were last evaluated
         self.load: float | None = None  # average number of leases; None without tiers
-        self.min_capacity = min_capacity  # guaranteed capacity: below it, capacity() need not be called
+        self.min_capacity = made.min_capacity  # guaranteed capacity: below it, capacity() need not be called
         self.tickets: set[int] = set()  # the requests and leases on this node; `leases` is derived from it
         self.leases = 0  # len(tickets)
         self.served = 0
@@ -90,7 +100,7 @@ class NodeEntry:
     @property
     def free(self) -> bool:
         """Whether the node has capacity for one more lease."""
-        return self.leases < self.capacity()
+        return not self.suspended() and self.leases < self.capacity()
 
     def assign(self, ticket: int) -> None:
         """Reserve capacity for the ticket."""

@@ -40,7 +40,7 @@ class RequestQueue:
             self._core.tick_at(request.since + self._core.config.wait_for_node)
             return False
         for entry in self._core.entries.values():
-            if entry in request.tried:
+            if entry in request.tried or entry.refuses():
                 continue
             if entry.state in (USABLE, PROBING) and (has_role(entry, request.role) or entry.asking):
                 return False
@@ -51,7 +51,7 @@ class RequestQueue:
         errors = {entry.name: entry.last_error for entry in self._core.entries.values()}
         states = []
         for entry in self._core.entries.values():
-            text = f"{entry.name} ({entry.state.value}"
+            text = f"{entry.name} ({entry.state.value}{', suspended' if entry.suspended() else ''}"
             if request.role is not None:
                 text += f", {entry.known_role or 'role unknown'}"
             states.append(text + f"): {describe(entry.last_error) if entry.last_error else 'no error'}")

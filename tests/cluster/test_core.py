@@ -11,6 +11,7 @@ from poolkit import AcquireTimeout, PoolClosed
 from poolkit.cluster import ClusterConfig, Node, NodeState, NoNodeAvailable
 from poolkit.cluster._core import ClusterCore, Do, Effect, NodeEntry, NodeRequest
 from poolkit.cluster._node import checked_nodes
+from poolkit.cluster._parts import Made
 from poolkit.policies.balance import SmoothWeighted
 from poolkit.policies.retire import NEVER
 
@@ -33,11 +34,11 @@ class Rig:
     def update(self, *nodes: Node | str) -> None:
         wanted = checked_nodes(nodes)
         old = self.core.entries
-        made: dict[str, Any] = {}
+        made: dict[str, Made] = {}
         for node in wanted:
             if node.name not in old or not old[node.name].node.same_endpoint(node):
                 self.places.setdefault(node.name, 2)
-                made[node.name] = (object(), lambda name=node.name: self.places[name], 0)
+                made[node.name] = Made(object(), lambda name=node.name: self.places[name])
         self.core.update(wanted, made, self.now)
 
     def take(self) -> list[Effect]:

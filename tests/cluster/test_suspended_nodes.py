@@ -1,0 +1,160 @@
+"""A node whose pool cannot serve for now: suspended, or without a permit of the budget that it shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from poolkit import AsyncPool, Budget, Pool, PoolSuspended
+from poolkit.cluster import AsyncCluster, Cluster, NoNodeAvailable
+from poolkit.testing import AsyncFakeConnector, FakeConnector
+from tests.cluster.test_cluster import Rig
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("fail_fast", [False, True])
+@pytest.mark.parametrize("balance", ["p2c", "round_robin", "least_in_use"])
+async def test_a_suspended_node_gets_no_callers(flavour: str, balance: str, *, fail_fast: bool) -> None:
+    async with Rig(flavour, "a", "b", balance=balance) as rig:
+        rig.cluster.pool("a").suspend(fail_fast=fail_fast)
+        for _ in range(8):
+            lease = await rig.lease()
+            assert lease.node.name == "b"
+            await rig.give(lease)
+        assert "a usable suspended 0/2" in rig.cluster.explain()
+        assert rig.states() == {"a": "usable", "b": "usable"}, "suspension is no failure of the node"
+        rig.cluster.pool("a").resume()
+        leases = [await rig.lease() for _ in range(4)]
+        assert {lease.node.name for lease in leases} == {"a", "b"}, "its places count again"
+        for lease in leases:
+            await rig.give(lease)
+
+
+async def test_a_caller_that_waits_in_a_pool_goes_elsewhere_when_it_is_suspended(flavour: str) -> None:
+    async with Rig(flavour, "a", "b") as rig:
+        rig.connectors["a"].hold("connect")
+        rig.cluster.pool("b").suspend()
+        got: list[Any] = []
+
+        async def caller() -> None:
+            got.append(await rig.lease())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(caller)
+            await rig.until(lambda: rig.cluster.pool("a").stats().waiting, "the caller waits in the pool of a")
+            rig.cluster.pool("b").resume()
+            rig.cluster.pool("a").suspend()
+        assert got[0].node.name == "b"
+        await rig.give(got[0])
+
+
+async def test_callers_wait_while_all_nodes_are_suspended(flavour: str) -> None:
+    """With wait_for_node=0 too: the nodes are usable. The first one that is resumed serves them."""
+    async with Rig(flavour, "a", "b") as rig:
+        for name in ("a", "b"):
+            rig.cluster.pool(name).suspend()
+        got: list[Any] = []
+
+        async def caller() -> None:
+            got.append(await rig.lease())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(caller)
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits in the cluster")
+            rig.cluster.pool("b").resume()
+        assert got[0].node.name == "b"
+        await rig.give(got[0])
+
+
+async def test_callers_fail_if_all_nodes_are_suspended_with_fail_fast(flavour: str) -> None:
+    async with Rig(flavour, "a", "b") as rig:
+        for name in ("a", "b"):
+            rig.cluster.pool(name).suspend(fail_fast=True)
+        with pytest.raises(NoNodeAvailable, match=r"a \(usable, suspended\)"):
+            await rig.lease()
+
+
+async def test_a_caller_in_the_queue_fails_when_the_last_node_is_suspended_with_fail_fast(flavour: str) -> None:
+    async with Rig(flavour, "a") as rig:
+        rig.cluster.pool("a").suspend()
+        errors: list[BaseException] = []
+
+        async def caller() -> None:
+            try:
+                await rig.lease()
+            except NoNodeAvailable as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(caller)
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits in the cluster")
+            rig.cluster.pool("a").suspend(fail_fast=True)
+        assert errors
+
+
+async def test_an_ejected_node_stays_suspended(flavour: str) -> None:
+    """The ejection sends the waiters of the node's pool away by a suspension of its own; it ends only that one."""
+    async with Rig(flavour, "a", "b", eject_after=1, eject_for=60, eject_max=60) as rig:
+        leases = [await rig.lease() for _ in range(4)]
+        mine = next(lease for lease in leases if lease.node.name == "a")
+        rig.cluster.pool("a").suspend()
+        leases.remove(mine)
+        await rig.give(mine, error=ConnectionResetError("gone"))
+        await rig.until(lambda: rig.states()["a"] == "ejected", "a is ejected")
+        for lease in leases:
+            await rig.give(lease)
+        await rig.until(lambda: not rig.cluster.pool("a").stats().size, "its connections are closed")
+        assert rig.cluster.pool("a").stats().phase == "suspended"
+
+
+async def test_a_lookup_of_roles_in_a_suspended_pool_is_no_failure(flavour: str) -> None:
+    async with Rig(
+        flavour, "a", "b", role_of=lambda _: "primary", role_interval=0.01, eject_after=1, eject_for=60, eject_max=60
+    ) as rig:
+        rig.cluster.pool("a").suspend()
+        for _ in range(3):
+            lease = await rig.lease(role="primary")
+            assert lease.node.name == "b"
+            await rig.give(lease)
+            await anyio.sleep(0.03)
+        assert rig.states()["a"] == "usable"
+
+
+async def test_a_node_without_a_permit_is_chosen_last(flavour: str) -> None:
+    """Its pool shares a budget, which another pool has used up. Callers wait there only if no other node is free."""
+    threads = flavour == "threads"
+    fake: Any = FakeConnector if threads else AsyncFakeConnector
+    pool: Any = Pool if threads else AsyncPool
+    budget = Budget(1)
+    other = pool(fake(), name="other", budget=budget)
+    rig = Rig.__new__(Rig)
+    rig.threads, rig.connectors, rig.events = threads, {}, []
+    rig.cluster = (Cluster if threads else AsyncCluster)(
+        lambda node: pool(fake(), name="a", budget=budget) if node.name == "a" else fake(),
+        ["a", "b"], balance="round_robin", slow_start=0.0, name="fakes",
+    )  # fmt: skip
+    async with rig:
+        held = await rig.call(other.acquire)
+        for _ in range(6):
+            lease = await rig.lease()
+            assert lease.node.name == "b"
+            await rig.give(lease)
+        await rig.call(other.release, held)
+        await rig.call(other.close)
+        nodes = set()
+        for _ in range(2):
+            lease = await rig.lease()
+            nodes.add(lease.node.name)
+            await rig.give(lease)
+        assert nodes == {"a", "b"}, "the permit is free again"
+
+
+async def test_who_leases_from_a_nodes_suspended_pool_itself_fails_at_once(flavour: str) -> None:
+    async with Rig(flavour, "a") as rig:
+        pool = rig.cluster.pool("a")
+        pool.suspend()
+        with pytest.raises(PoolSuspended):
+            await rig.call(pool.acquire)
