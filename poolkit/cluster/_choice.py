@@ -95,9 +95,8 @@ class Choice:
             # a group that has lost too many of its nodes passes a share of its requests to the next group
             everybody = [m for m in core.entries.values() if request.accepts(m) and (m.tier, bool(zone) and
                          m.node.zone != zone) == key[2:]]  # fmt: skip
-            well = sum(m.state is USABLE and not m.suspended() for m in everybody) / (
-                len(everybody) * core.config.spill_below
-            )
+            serving = sum(m.state is USABLE and not m.suspended() for m in everybody)
+            well = serving / (len(everybody) * core.config.spill_below)
             if key[:2] != order[place + 1][:2] or well >= 1 or core.random() < well:
                 return groups[key]
         return groups[order[-1]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -104,6 +105,13 @@ class ShardRouting:
     def _load(self, shard: str) -> int:
         stats = getattr(self.shards[shard], "stats", None)
         return 0 if stats is None else int(stats().leases)
+
+    def _ending(self, timeout: float | None) -> Iterator[tuple[Any, float | None]]:
+        """Yield each pool and cluster with the seconds that are left to close it."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for shard in self.shards.values():
+            if hasattr(shard, "lease"):
+                yield shard, None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _asked(self, keys: Iterable[Any] | None, timeout: float | None) -> dict[str, list[Any] | None]:
         seconds("timeout", timeout, most=NEVER, none="no limit")

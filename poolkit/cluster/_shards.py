@@ -6,8 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import copy_context
 from typing import Any, TypeVar
 
+from .._deadline import current
 from ..policies.routing import Router
 from ..runtimes.threads import ThreadRuntime
 from ._scatter import Scattered, ShardRouting
@@ -62,15 +64,19 @@ class ShardedCluster(ShardRouting):
     ) -> Scattered[R]:
         """Call ``function(connection, keys)`` at once on each shard that has any of ``keys``; None: on every shard.
 
-        Each call runs in its own thread, with a connection of its shard and the keys that belong there (None if all
-        shards are asked). One deadline applies to all: a shard that does not answer within ``timeout`` seconds has
-        failed. Its thread ends only when its statement ends, so set a statement timeout as well. Raises
-        :class:`~poolkit.cluster.ScatterFailed` if a shard failed; with ``partial=True`` the errors are in
-        ``errors`` of the result instead.
+        Each call runs in its own thread and in a copy of the caller's context, with a connection of its shard and the
+        keys that belong there (None if all shards are asked). One deadline applies to all: a shard that does not answer
+        within ``timeout`` seconds, or until the end of a :class:`poolkit.deadline`, has failed. Its thread ends only
+        when its statement ends, so set a statement timeout as well. Raises
+        :class:`~poolkit.cluster.ScatterFailed` if a shard failed; with ``partial=True`` the errors are in ``errors`` of
+        the result instead.
         """
         asked = self._asked(keys, timeout)
         answers: dict[str, R] = {}
         errors: dict[str, BaseException] = {}
+        block = current()
+        if block is not None:
+            timeout = block.left() if timeout is None else min(timeout, block.left())
         deadline = None if timeout is None else time.monotonic() + timeout
         parker = _THREADS.parker()
         mutex = threading.Lock()
@@ -97,7 +103,7 @@ class ShardedCluster(ShardRouting):
             parker.wake()
 
         for shard, part in asked.items():
-            _THREADS.spawn(work, shard, part)
+            _THREADS.spawn(copy_context().run, work, shard, part)
         while len(answers) + len(errors) < len(asked):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -108,10 +114,9 @@ class ShardedCluster(ShardRouting):
         return self._result(asked, answers, errors, timeout, partial)
 
     def close(self, timeout: float | None = 5.0) -> None:
-        """Close every pool and cluster."""
-        for shard in self.shards.values():
-            if hasattr(shard, "lease"):
-                shard.close(timeout)
+        """Close every pool and cluster within ``timeout`` seconds."""
+        for shard, left in self._ending(timeout):
+            shard.close(left)
 
     def __enter__(self) -> ShardedCluster:
         return self
@@ -164,10 +169,9 @@ class AsyncShardedCluster(ShardRouting):
         return self._result(asked, answers, errors, timeout, partial)
 
     async def close(self, timeout: float | None = 5.0) -> None:
-        """Close every pool and cluster."""
-        for shard in self.shards.values():
-            if hasattr(shard, "lease"):
-                await shard.close(timeout)
+        """Close every pool and cluster within ``timeout`` seconds."""
+        for shard, left in self._ending(timeout):
+            await shard.close(left)
 
     async def __aenter__(self) -> AsyncShardedCluster:
         return self

@@ -8,6 +8,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -16,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from poolkit import AsyncPool, ConfigError, Pool, PoolConfig, UsageError
+import poolkit
+from poolkit import AsyncPool, ClassConfig, ConfigError, Pool, PoolConfig, UsageError
 from poolkit.cluster import (
     AsyncShardedCluster,
     Cluster,
@@ -353,3 +355,59 @@ def test_the_sharded_twins_have_the_same_names_parameters_and_defaults() -> None
         one, other = getattr(ShardedCluster, name), getattr(AsyncShardedCluster, name)
         mine, others = inspect.signature(one).parameters, inspect.signature(other).parameters
         assert [(p.name, p.default) for p in mine.values()] == [(p.name, p.default) for p in others.values()], name
+
+
+@pytest.mark.anyio
+async def test_a_scattered_function_has_the_callers_context(flavour: str) -> None:
+    """Its deadline, its class of callers and its trace, on every shard; in threads too."""
+    rig = Rig(flavour)
+    for pool in rig.sharded.shards.values():
+        pool.reconfigure(classes={"web": ClassConfig(), "bulk": ClassConfig(limit=1)}, default_class="web")
+    trace = ContextVar("trace", default="none")
+    trace.set("request 7")
+
+    def look(_: Any) -> Any:
+        return trace.get(), poolkit.deadline.left()
+
+    with poolkit.priority("bulk"), poolkit.deadline(PATIENCE):
+        found = await rig.scatter(rig.function(look))
+    assert {name for name, _ in found.answers.values()} == {"request 7"}
+    assert all(left is not None for _, left in found.answers.values())
+    for pool in rig.sharded.shards.values():
+        assert {name: one.acquires for name, one in pool.stats().classes.items()} == {"web": 0, "bulk": 1}
+    await rig.close()
+
+
+@pytest.mark.anyio
+async def test_a_scatter_waits_no_longer_than_the_callers_deadline(flavour: str) -> None:
+    rig = Rig(flavour)
+    pool = rig.sharded.shards["s1"]
+    held = [pool.acquire() if rig.threads else await pool.acquire() for _ in range(2)]
+    with poolkit.deadline(0.1), pytest.raises(ScatterFailed, match="1 of 4 shards failed: s1: AcquireTimeout"):
+        await rig.scatter(rig.function(lambda _: 1), timeout=None)
+    for connection in held:
+        done = pool.release(connection)
+        if done is not None:
+            await done
+    await rig.close()
+
+
+@pytest.mark.anyio
+async def test_the_timeout_of_close_is_for_all_shards(flavour: str) -> None:
+    given: list[float] = []
+
+    class Slow:
+        lease = None
+
+        def close(self, timeout: float) -> Any:
+            given.append(timeout)
+            time.sleep(0.02)
+            return anyio.sleep(0) if flavour != "threads" else None
+
+    kind: Any = ShardedCluster if flavour == "threads" else AsyncShardedCluster
+    ended = kind({"a": Slow(), "b": Slow(), "c": Slow()}).close(0.03)
+    if ended is not None:
+        await ended
+    assert given[0] <= 0.03
+    assert given[1] <= given[0] - 0.02
+    assert given[2] == 0, "the time is up"
