@@ -14,7 +14,7 @@ from ..runtimes.current import current_runtime
 from ..runtimes.threads import ThreadRuntime
 from ._begin import restart
 from ._core import Do, NodeEntry
-from ._finder import Answer, look
+from ._finder import Answer, checked, look
 from ._nodepool import NodePool, send_away
 from .discovery import Discovery, Found
 
@@ -260,8 +260,8 @@ def _find(ref: weakref.ref[Cluster[Any]], source: Discovery, last: Found | None)
     """Call ``find`` once, in a worker thread, without keeping the cluster alive."""
     found, error = None, None
     try:
-        found = source.find(last)
-    except Exception as failure:  # noqa: BLE001  the cluster reports it
+        found = checked(source, source.find(last))
+    except BaseException as failure:  # noqa: BLE001  the cluster reports it; nobody else sees it in this thread
         error = failure
     cluster = ref()
     if cluster is not None and not cluster.closed:
@@ -273,7 +273,7 @@ async def _find_in_task(ref: weakref.ref[AsyncCluster[Any]], source: Discovery, 
     answers: list[Answer] = []
     if inspect.iscoroutinefunction(source.find):
         try:
-            answers.append((await source.find(last), None))
+            answers.append((checked(source, await source.find(last)), None))
         except Exception as error:  # noqa: BLE001  the cluster reports it
             answers.append((None, error))
     else:

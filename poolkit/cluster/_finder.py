@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._log import logger
 from .._times import seconds
-from ..errors import describe
+from ..errors import UsageError, describe, shown
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, AsyncRuntime
 from ..runtimes.threads import ThreadRuntime
@@ -19,7 +19,7 @@ from .discovery import Discovery, Found, StaticDiscovery
 if TYPE_CHECKING:
     from ._shell import ClusterShell
 
-__all__ = ("Answer", "Finder", "look")
+__all__ = ("Answer", "Finder", "checked", "look")
 
 _THREADS = ThreadRuntime()
 
@@ -45,7 +45,7 @@ class Finder:
 
     def find_now(self) -> None:
         """Call ``find`` for the first time, in this thread. Raises what ``find`` raises."""
-        self.take(self.source.find(None))
+        self.take(checked(self.source, self.source.find(None)))
 
     async def find_first(self, runtime: AsyncRuntime, deadline: float) -> None:
         """Get the first answer, for which the first callers wait. Raises TimeoutError after the deadline."""
@@ -53,7 +53,7 @@ class Finder:
         answers: list[Answer] = []
         parker = runtime.parker()
         if inspect.iscoroutinefunction(self.source.find):
-            answers.append((await self.source.find(None), None))
+            answers.append((checked(self.source, await self.source.find(None)), None))
         else:
             _THREADS.spawn(look, self.source, None, answers, parker)
             while not answers:
@@ -106,7 +106,15 @@ class Finder:
 def look(source: Discovery, last: Found | None, answers: list[Answer], parker: AsyncParker) -> None:
     """Call ``find`` once, in a worker thread."""
     try:
-        answers.append((source.find(last), None))
-    except Exception as error:  # noqa: BLE001  the cluster reports it
+        answers.append((checked(source, source.find(last)), None))
+    except BaseException as error:  # noqa: BLE001  the cluster reports it; nobody else sees it in this thread
         answers.append((None, error))
     parker.wake()
+
+
+def checked(source: Discovery, found: Any) -> Found:
+    """Return what ``find`` has returned. Raises UsageError if that is no :class:`Found`."""
+    if not isinstance(found, Found):
+        right = "must be a Found (the last one, if nothing has changed)"
+        raise UsageError(f"{type(source).__name__}.find() returned {shown(repr(found), 200)}: {right}")
+    return found

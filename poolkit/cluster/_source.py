@@ -16,7 +16,7 @@ class Found:
     """The answer of a discovery.
 
     ``nodes``: all current nodes. ``again``: seconds until the next call of ``find`` (0: at once, None: never).
-    ``mark``: any value for the discovery's own use. Raises ConfigError if ``again`` is no time.
+    ``mark``: any value for the discovery's own use. Raises :class:`~poolkit.ConfigError` if ``again`` is no time.
     """
 
     nodes: tuple[Node, ...]
@@ -37,7 +37,8 @@ class Discovery:
         """Return all current nodes. ``last`` is the previous answer; None at first.
 
         Called in a worker thread, never concurrently. It may block until something changes (a long poll), except in
-        the first call, for which the cluster's first callers wait. Raise any Exception to keep the current nodes.
+        the first call, for which the cluster's first callers wait. Return ``last`` if nothing has changed. Raise any
+        Exception to keep the current nodes; the cluster does the same if the answer is not a :class:`Found`.
         """
         raise NotImplementedError
 

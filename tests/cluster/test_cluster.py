@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 
-from poolkit import AcquireTimeout, BackoffConfig, ConfigError, NotLeased, PoolClosed, PoolConfig, Verdict
+from poolkit import AcquireTimeout, BackoffConfig, ConfigError, NotLeased, PoolClosed, PoolConfig, UsageError, Verdict
 from poolkit.cluster import (
     AsyncCluster,
     Cluster,
@@ -394,12 +394,19 @@ class Scripted(Discovery):
 
     def find(self, last: Found | None) -> Found:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
-        return Found(answer, again=0.005)
+        return answer if answer is None or isinstance(answer, list) else Found(answer, again=0.005)
 
     def close(self) -> None:
         self.closed.set()
+
+
+class ScriptedInTasks(Scripted):
+    """The same, as a coroutine function."""
+
+    async def find(self, last: Found | None) -> Found:  # type: ignore[override]
+        return super().find(last)
 
 
 async def test_discovery_changes_the_nodes_and_its_failures_change_nothing(flavour: str) -> None:
@@ -420,6 +427,45 @@ async def test_a_discovery_whose_first_call_fails_raises_its_error(flavour: str)
     with pytest.raises(ConfigError, match="broken"):
         async with Rig(flavour, discovery=Scripted(ConfigError("broken"))) as rig:
             await rig.lease()
+
+
+@pytest.mark.parametrize("kind", [Scripted, ScriptedInTasks])
+async def test_an_answer_that_is_not_found_is_reported_and_asked_again(flavour: str, kind: type[Scripted]) -> None:
+    if flavour == "threads" and kind is ScriptedInTasks:
+        pytest.skip("threads call no coroutine functions")
+    one, two = (Node("a"),), (Node("a"), Node("b"))
+    source = kind(one, None, ["a", "c"], two)
+    async with Rig(flavour, discovery=source) as rig:
+        await rig.give(await rig.lease())
+        await rig.until(lambda: rig.states().get("b") == "usable", "b is there")
+        failures = [str(e.error) for e in rig.events if e.kind is ClusterEventKind.DISCOVERY_FAILED]
+        right = "must be a Found (the last one, if nothing has changed)"
+        assert failures == [
+            f"{kind.__name__}.find() returned None: {right}", f"{kind.__name__}.find() returned ['a', 'c']: {right}",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Scripted, ScriptedInTasks])
+async def test_a_first_answer_that_is_not_found_is_raised(flavour: str, kind: type[Scripted]) -> None:
+    if flavour == "threads" and kind is ScriptedInTasks:
+        pytest.skip("threads call no coroutine functions")
+    with pytest.raises(UsageError, match=rf"{kind.__name__}\.find\(\) returned None: must be a Found"):
+        async with Rig(flavour, discovery=kind(None)) as rig:
+            await rig.lease()
+
+
+async def test_an_exit_in_the_thread_of_a_discovery_does_not_end_it(flavour: str) -> None:
+    source = Scripted((Node("a"),), SystemExit(1), (Node("a"), Node("b")))
+    async with Rig(flavour, discovery=source) as rig:
+        await rig.give(await rig.lease())
+        await rig.until(lambda: rig.states().get("b") == "usable", "b is there")
+        assert ClusterEventKind.DISCOVERY_FAILED in rig.kinds()
+
+
+@pytest.mark.parametrize("again", [float("nan"), -1, "1", True])
+def test_found_refuses_what_is_no_time(again: Any) -> None:
+    with pytest.raises(ConfigError, match=r"again=.*: must be a time in seconds"):
+        Found((Node("a"),), again=again)
 
 
 @pytest.mark.parametrize(
