@@ -183,6 +183,7 @@ class Pool(PoolBase[C]):
 
         Waits at most ``timeout`` seconds (None: as long as each connect may take, or ``acquire_timeout`` if it has no
         limit). If any failed, raises :class:`~poolkit.ConnectFailed` with all ``errors``. Connections that open stay.
+        Raises :class:`~poolkit.PoolSuspended` if it has to open connections and the pool is suspended.
         """
         warm_up_in_threads(self, count, timeout)
 

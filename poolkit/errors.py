@@ -199,7 +199,10 @@ class PoolClosed(PoolError):
 
 
 class PoolSuspended(PoolError):
-    """The pool was suspended with ``fail_fast=True``. It serves callers again after ``resume()``."""
+    """The pool was suspended with ``fail_fast=True``. It serves callers again after ``resume()``.
+
+    Also raised by ``warm_up()`` of any suspended pool, and to callers of the suspended pool of a cluster's node.
+    """
 
 
 class PoolBusy(PoolError):

@@ -180,12 +180,16 @@ def abort_leased(core: Core, now: float) -> int:
 
 
 def reserve(core: Core, count: int, now: float) -> list[Slot]:
-    """Take permits and return slots for connections to be opened until ``count`` exist, as far as the limit allows."""
+    """Take permits and return slots for connections to be opened until ``count`` exist, as far as the limit allows.
+
+    Raises PoolSuspended while the pool is suspended: it opens no connections until it is resumed.
+    """
+    wanted = count - sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.slots.living())
+    if core.suspended and wanted > 0:
+        raise PoolSuspended(f"{core.name}: warm_up: the pool is suspended")
     core.started = True
     elastic.expect(core, count, now)
     endpoint = core.endpoint
-    have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.slots.living())
-    wanted = count - have
     reserved = [core.slots.open(endpoint, now) for _ in range(wanted) if core.opener.spare_permit()]
     core.touch_all()  # with autoscale, there may now be room for waiting callers, too
     return reserved

@@ -160,3 +160,18 @@ def test_a_bound_method_kept_from_before_knows_that_the_pool_is_suspended(way: s
     pool.resume()
     assert kept() is not None
     pool.close()
+
+
+async def test_warm_up_opens_nothing_while_the_pool_is_suspended(make: Make) -> None:
+    """Whether callers would wait or fail. If enough connections exist, there is nothing to refuse."""
+    async with make(max_size=4, min_size=2, name="db") as rig:
+        await rig.warm_up()
+        for fail_fast in (False, True):
+            rig.pool.suspend(fail_fast=fail_fast)
+            await rig.warm_up()
+            with pytest.raises(PoolSuspended, match="db: warm_up: the pool is suspended"):
+                await rig.warm_up(4)
+        assert rig.connector.calls["connect"] == 2
+        rig.pool.resume()
+        await rig.warm_up(4)
+        assert rig.connector.calls["connect"] == 4
