@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from ._begin import Kind, begin
-from ._binding import bind_loop
+from ._binding import bind_if_eager, bind_loop
 from ._core.slots import Held
 from ._core.state import Phase
 from ._driver import TaskDriver, refuse_closed
@@ -141,6 +141,7 @@ class AsyncPool(PoolBase[C]):
             self, connector, config, settings,
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
         )  # fmt: skip
+        bind_if_eager(self)
 
     # -- leases ---------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING, Any
 from ._begin import restart
 from .errors import WrongLoop
 from .runtimes.base import AsyncRuntime
-from .runtimes.current import current_runtime
+from .runtimes.current import current_runtime, in_loop
 
 if TYPE_CHECKING:
     from ._async import AsyncPool
 
-__all__ = ("bind_loop",)
+__all__ = ("bind_if_eager", "bind_loop")
+
+
+def bind_if_eager(pool: AsyncPool[Any]) -> None:
+    """Bind a new pool with ``start="eager"`` to the caller's event loop, if there is one, and so open ``min_size``."""
+    if pool._config.start != "eager" or pool._driver.operations.opens_later:
+        return
+    if pool._runtime is None:
+        if in_loop():
+            bind_loop(pool)
+    elif pool._runtime.here():
+        pool._housekeeping.start_if_eager()
 
 
 def bind_loop(pool: AsyncPool[Any]) -> AsyncRuntime:

@@ -306,7 +306,8 @@ class PoolConfig(_Recording):
     """Which idle connection is used next. "lifo": the last used one, so that surplus connections time out. "fifo": the
     longest unused one, which spreads the use."""
     start: Literal["lazy", "eager"] = "lazy"
-    """"eager" opens ``min_size`` connections when the pool is created; "lazy" from its first use on."""
+    """"eager" opens ``min_size`` connections when the pool is created; "lazy" from its first use on. An AsyncPool that
+    is created outside of an event loop opens them from its first use on in any case."""
     acquire_timeout: float | None = 30.0
     """Seconds from the call until the caller has a usable connection, including all stages; 0: never wait; None: no
     limit. The default is that of QueuePool, psycopg_pool and HikariCP."""

@@ -11,7 +11,9 @@ import pytest
 import trio
 
 from poolkit import AsyncPool, UsageError, WrongLoop
+from poolkit.runtimes.current import current_runtime
 from poolkit.testing import AsyncFakeConnector, ManualClock
+from tests.support.waiting import until_async
 
 
 def pool_of(**settings: Any) -> tuple[AsyncPool[Any], AsyncFakeConnector]:
@@ -209,3 +211,28 @@ def test_close_needs_the_pools_own_loop_while_that_runs() -> None:
     asyncio.run(pool.close())  # the loop has ended: another one may close the pool
     assert pool.closed
     assert connector.live == 0
+
+
+@pytest.mark.parametrize("flavour", ["asyncio", "trio"], indirect=True)
+@pytest.mark.anyio
+async def test_an_eager_pool_made_in_a_loop_opens_min_size_at_once(flavour: str) -> None:
+    pool, connector = pool_of(min_size=2, start="eager")
+    await until_async(lambda: pool.stats().idle == 2, "min_size is open", pool.stats)
+    assert connector.calls["connect"] == 2
+    await pool.close()
+
+
+@pytest.mark.parametrize("flavour", ["asyncio"], indirect=True)
+@pytest.mark.anyio
+async def test_an_eager_pool_with_a_runtime_of_its_own_opens_min_size_at_once(flavour: str) -> None:
+    pool, _ = pool_of(min_size=2, start="eager", runtime=current_runtime())
+    await until_async(lambda: pool.stats().idle == 2, "min_size is open", pool.stats)
+    await pool.close()
+
+
+def test_a_lazy_pool_made_in_a_loop_belongs_to_the_loop_of_its_first_use() -> None:
+    async def make() -> AsyncPool[Any]:
+        return pool_of(min_size=1)[0]
+
+    pool = asyncio.run(make())
+    assert asyncio.run(use(pool)) == 1
