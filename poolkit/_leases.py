@@ -68,8 +68,15 @@ class LeaseBase(Generic[C]):
         return f"<{type(self).__name__} of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
 
 
+_ASKING: Any = object()
+"""In the place of the lease that an ``async with`` waits for."""
+
+
 class AskedLease(Generic[L, C]):
-    """``await`` returns the lease, ``async with`` its connection. Both call ``ask``, which waits for the lease."""
+    """``await`` returns the lease, ``async with`` its connection. Both call ``ask``, which waits for the lease.
+
+    It may be used for several blocks, one after the other. UsageError for a block inside or beside another one.
+    """
 
     __slots__ = ("_ask", "_lease")
 
@@ -81,12 +88,22 @@ class AskedLease(Generic[L, C]):
         return self._ask().__await__()
 
     async def __aenter__(self) -> C:
-        self._lease = lease = await self._ask()
-        connection: C = lease.connection
-        return connection
+        if self._lease is not None:
+            raise UsageError(
+                "this lease() is already in use by another 'async with'; call lease() again for each block, or await it"
+            )
+        self._lease = _ASKING  # two tasks may enter it at once
+        try:
+            self._lease = lease = await self._ask()
+            connection: C = lease.connection
+            return connection
+        except BaseException:
+            self._lease = None
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._lease is not None:
-            await self._lease.close(error=error)
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await lease.close(error=error)
