@@ -361,7 +361,7 @@ def _symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], 
         live=sum(endpoint.live for endpoint in endpoints)
         - sum(slot.state is State.IN_USE and slot.pending for slot in slots),
         waiting=stats.waiting,
-        suspended=core.suspended,
+        suspended=stats.phase == "suspended",  # not if it is closed: resume() would have no effect
         failures=failing.dialer.breaker.failures,
         breaker_open=any(endpoint.dialer.breaker.is_open(now) for endpoint in endpoints),
         last_error=describe(failing.dialer.last_error),
@@ -438,6 +438,8 @@ def explain(
         for name, number in (("checking", stats.checking), ("resetting", stats.resetting), ("closing", stats.closing))
         if number
     ]
+    if stats.phase in ("draining", "closed"):
+        numbers.insert(0, stats.phase)
     if ahead is None:
         numbers.append(f"{stats.waiting} waiting")
     else:

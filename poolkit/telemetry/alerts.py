@@ -139,8 +139,9 @@ class Alerts:
     """Checks all live pools every ``interval`` seconds, in a daemon thread (None: only when :meth:`check` is called).
 
     Each alert that begins or ends goes to ``callback(alert)``, to the log, and to the pool's listeners
-    (``ALERT_RAISED``, ``ALERT_CLEARED``). :meth:`active` returns the current alerts. An error of the callback is
-    logged, and the callback is called for later alerts as well. Thread-safe.
+    (``ALERT_RAISED``, ``ALERT_CLEARED``). The alerts of a pool end when it is closed or collected. :meth:`active`
+    returns the current alerts. An error of the callback is logged, and the callback is called for later alerts as well.
+    Thread-safe.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class Alerts:
         self._clock = clock
         self._lock = threading.Lock()
         self._states: weakref.WeakKeyDictionary[Any, dict[str, Hysteresis]] = weakref.WeakKeyDictionary()
-        self._active: weakref.WeakKeyDictionary[Any, dict[str, Alert]] = weakref.WeakKeyDictionary()
+        self._active: dict[weakref.ref[Any], dict[str, Alert]] = {}  # of collected pools until their alerts have ended
         self._over = threading.Event()
         with _alerts_lock:
             _alerts.add(self)
@@ -186,8 +187,11 @@ class Alerts:
     def _raised(self) -> list[tuple[Any, Alert]]:
         """As :meth:`active`, each with its pool."""
         with self._lock:
-            known = [pool for pool in snapshot(self._active) if not pool.closed]
-            return [(pool, alert) for pool in known for alert in self._active[pool].values()]
+            known = [(ref(), active) for ref, active in self._active.items()]
+            return [
+                (pool, alert) for pool, active in known if pool is not None and not pool.closed
+                for alert in active.values()
+            ]  # fmt: skip
 
     def check(self) -> list[Alert]:
         """Check now. Returns the alerts that began or ended."""
@@ -198,15 +202,28 @@ class Alerts:
         found: list[tuple[Any, Alert]] = []
         with self._lock:
             for pool, stats in seen:
-                found += [(pool, alert) for alert in self._look_at(pool, stats)]
+                if not pool.closed:
+                    found += [(pool, alert) for alert in self._look_at(pool, stats)]
+            found += self._ended()
         for pool, alert in found:
             self._deliver(pool, alert)
         return [alert for _, alert in found]
 
+    def _ended(self) -> list[tuple[Any, Alert]]:
+        """Return the end of each alert whose pool is closed or collected (None)."""
+        found: list[tuple[Any, Alert]] = []
+        for ref in list(self._active):
+            pool = ref()
+            if pool is None or pool.closed:
+                for alert in self._active.pop(ref).values():
+                    text = f"{alert.name}: over, the pool is closed"
+                    found.append((pool, replace(alert, raised=False, text=text, at=time.time())))
+        return found
+
     def _look_at(self, pool: Any, stats: PoolStats) -> Iterable[Alert]:
         now = self._clock()
         states = self._states.setdefault(pool, {})
-        active = self._active.setdefault(pool, {})
+        active = self._active.setdefault(weakref.ref(pool), {})
         for name, rule in _RULES.items():
             threshold = getattr(self._thresholds, name)
             if threshold is None:
@@ -234,7 +251,8 @@ class Alerts:
         getattr(logger, level)("%s: alert %s %s: %s", alert.pool, alert.name, "raised" if alert.raised else "cleared",
                                alert.text)  # fmt: skip
         kind = EventKind.ALERT_RAISED if alert.raised else EventKind.ALERT_CLEARED
-        pool.announce(kind, f"{alert.name}: {alert.text}")
+        if pool is not None:
+            pool.announce(kind, f"{alert.name}: {alert.text}")
         if self._callback is not None:
             try:
                 self._callback(alert)

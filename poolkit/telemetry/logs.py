@@ -38,6 +38,10 @@ LEVELS: dict[EventKind, int] = {
 """The kinds that are logged, with their levels: none that every acquire emits."""
 
 
+MOST = 4096
+"""Rates that a log remembers, each of one pool and kind. Beyond that it forgets the one that was used longest ago."""
+
+
 class EventLog:
     """A listener that writes log entries: at most ``burst`` at once, and ``burst`` per minute, of each kind and pool.
     The next entry that is written says how many were suppressed.
@@ -82,7 +86,10 @@ class EventLog:
         with self._lock:
             now = self._clock()
             key = (event.pool, event.kind)
-            allowance = self._allowances.setdefault(key, Allowance(self._burst, 60.0, now))
+            allowance = self._allowances.pop(key, None) or Allowance(self._burst, 60.0, now)
+            self._allowances[key] = allowance  # last: it was used last
+            if len(self._allowances) > MOST:
+                del self._allowances[next(iter(self._allowances))]
             held_back = allowance.take(now)
         if held_back is None:
             return

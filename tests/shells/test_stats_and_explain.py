@@ -14,6 +14,7 @@ from poolkit import AcquireTimeout, CloseReason, Pool
 from poolkit.stats import Holder, LaneStats, PoolStats, WindowStats
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import Rig, ask
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
@@ -214,3 +215,24 @@ async def test_stats_never_wait_for_io(make: Make) -> None:
                 gate.set()
         for waiter in waiters:
             await rig.give(waiter.lease)
+
+
+def test_explain_says_that_a_pool_is_draining_or_closed() -> None:
+    """And does not advise resume() for one that was suspended before: that has no effect any more."""
+    pool = Pool(FakeConnector(), name="db", max_size=2)
+    held = pool.acquire()
+    ending = threading.Thread(target=pool.drain, args=(None,))
+    ending.start()
+    until(lambda: pool.stats().phase == "draining")
+    assert pool.explain().startswith("db: draining, in use 1/2")
+    pool.release(held)
+    ending.join()
+    assert pool.explain().startswith("db: closed, in use 0/2")
+
+    suspended = Pool(FakeConnector(), name="db")
+    suspended.suspend()
+    assert "resume()" in suspended.explain()
+    suspended.close()
+    assert suspended.explain().startswith("db: closed")
+    assert "resume()" not in suspended.explain()
+    assert suspended.diagnose() is None

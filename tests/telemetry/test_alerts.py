@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
 import time
@@ -243,3 +244,30 @@ def test_it_looks_by_itself() -> None:
 def test_impossible_thresholds(thresholds: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         Thresholds(**thresholds)
+
+
+@pytest.mark.parametrize("ending", ["close", "drain", "collect"])
+def test_the_alerts_of_a_pool_end_with_it(ending: str) -> None:
+    told: list[tuple[str, str, bool]] = []
+    events: list[EventKind] = []
+    pools = [Pool(FakeConnector(), name="db", max_size=1, listeners=[lambda event: events.append(event.kind)])]
+    alerts = Alerts(Thresholds(mean_wait=None), lambda one: told.append((one.pool, one.name, one.raised)),
+                    interval=None, pools=lambda: pools)  # fmt: skip
+    held = pools[0].acquire()
+    with pytest.raises(AcquireTimeout):
+        pools[0].acquire(timeout=0)
+    alerts.check()
+    assert told == [("db", "timeouts", True)]
+    pools[0].release(held)
+    if ending == "collect":
+        pools.clear()
+        gc.collect()
+    else:
+        getattr(pools[0], ending)()
+    assert alerts.active() == []
+    assert [(one.name, one.raised, one.text) for one in alerts.check()] == [
+        ("timeouts", False, "timeouts: over, the pool is closed")
+    ]
+    assert told[1:] == [("db", "timeouts", False)]
+    assert alerts.check() == [], "once"
+    assert (EventKind.ALERT_CLEARED in events) == (ending != "collect")

@@ -13,6 +13,7 @@ import pytest
 from poolkit import ConfigError, Event, EventKind, Pool, UsageError
 from poolkit._fast import decline_put
 from poolkit.policies.rate import Allowance
+from poolkit.telemetry import logs
 from poolkit.telemetry.logs import EventLog, JsonFormatter, log_events
 from poolkit.telemetry.statsd import StatsdReporter
 from poolkit.testing import FakeConnection, FakeConnector, ManualClock
@@ -217,3 +218,22 @@ def test_a_second_reporter_of_the_same_pools_to_one_address_is_refused() -> None
 def test_levels_are_for_kinds_of_events(levels: Any) -> None:
     with pytest.raises(ConfigError, match=r"levels=.*EventKind"):
         log_events(levels=levels)
+
+
+def test_a_log_forgets_the_rates_of_pools_that_are_long_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those used last stay: a flood of one pool is held back while others come and go."""
+    monkeypatch.setattr(logs, "MOST", 10)
+    log = EventLog(burst=2, clock=ManualClock())
+    written: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("poolkit.events")
+    logger.addHandler(handler)
+    try:
+        for number in range(100):
+            log(Event(EventKind.CONNECT_FAILED, "flood", 0.0))
+            log(Event(EventKind.CONNECT_FAILED, f"pool-{number}", 0.0))
+    finally:
+        logger.removeHandler(handler)
+    assert sum(text.startswith("flood:") for text in written) == 2
+    assert len(log._allowances) == 10
