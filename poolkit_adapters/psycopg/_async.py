@@ -328,7 +328,7 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         mine: Any = session.ref()  # conn itself, or the connection that a subclass wrapped
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
-        if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
+        if self._reset is None and not session.wrong_server and mine._tpc is None and is_clean(session.pgconn):
             overdue = self._engine.release_nowait(session)
         elif (how := verdict_on(self, session)) is not None:
             overdue = self._engine.release_nowait(session, **how)

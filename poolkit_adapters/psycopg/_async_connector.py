@@ -167,7 +167,8 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         connection: Any = session.connection
         if pool is None:
             return False
-        if connection.pgconn.transaction_status == _ACTIVE or connection.closed:
+        prepared = connection._tpc is not None  # a two-phase transaction, which is not this connection's to end
+        if connection.pgconn.transaction_status == _ACTIVE or connection.closed or prepared:
             logger.warning("closing returned connection: %s", shown(connection))
             return self._drop(pool, session)
         if not is_clean(connection.pgconn):

@@ -177,7 +177,8 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         connection: Any = session.connection
         if pool is None:
             return False
-        if connection.pgconn.transaction_status == _ACTIVE or connection.closed:
+        prepared = connection._tpc is not None  # a two-phase transaction, which is not this connection's to end
+        if connection.pgconn.transaction_status == _ACTIVE or connection.closed or prepared:
             logger.warning("closing returned connection: %s", shown(connection))
             return self._drop(pool, session)
         if not is_clean(connection.pgconn):

@@ -292,7 +292,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         mine: Any = session.ref()  # conn itself, or the connection that a subclass wrapped
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
-        if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
+        if self._reset is None and not session.wrong_server and mine._tpc is None and is_clean(session.pgconn):
             self._engine.release(session)
         else:
             _reset_and_release(self, session)
