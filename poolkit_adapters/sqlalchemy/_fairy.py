@@ -135,7 +135,12 @@ class Fairy(_Base):
             _checkout_refs.discard(ref)  # SQLAlchemy 2.0 does not know of it
             return
         if record.finalize_callback or pool.dispatch.checkin:
-            record.checkin()
+            try:
+                record.checkin()
+            except BaseException:
+                _checkout_refs.discard(ref)
+                self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
+                raise
         else:
             record.fairy_ref = None
             pool._do_return_conn(record)

@@ -86,11 +86,35 @@ class Record(_ConnectionRecord):
             super()._checkin_failed(err, _fairy_was_created)
             return
         self.fairy_ref = None
+        try:
+            if self.pool.dispatch.checkin:
+                self.pool.dispatch.checkin(None, self)
+        finally:
+            give_back = partial(self.pool._do_return_conn, self)
+            if not self.pool._endings.delay(self, give_back):
+                give_back()
+
+    def checkin(self, _fairy_was_created: bool = True) -> None:
+        """As in SQLAlchemy. If a listener fails, the connection is closed, and its slot becomes free."""
+        if self.fairy_ref is None and _fairy_was_created:
+            super().checkin(_fairy_was_created)  # warns
+            return
+        self.fairy_ref = None
+        connection = self.dbapi_connection
+        try:
+            self._tell_of_checkin(connection)
+        except BaseException:
+            self.pool._do_return_conn(self, discard=True)
+            raise
+        self.pool._do_return_conn(self)
+
+    def _tell_of_checkin(self, connection: Any) -> None:
+        while self.finalize_callback:
+            finalizer = self.finalize_callback.pop()
+            if connection is not None:
+                finalizer(connection)
         if self.pool.dispatch.checkin:
-            self.pool.dispatch.checkin(None, self)
-        give_back = partial(self.pool._do_return_conn, self)
-        if not self.pool._endings.delay(self, give_back):
-            give_back()
+            self.pool.dispatch.checkin(connection, self)
 
     def begun(self, attempt: Attempt) -> None:
         """Record that the driver is about to be called, and how much time it has."""

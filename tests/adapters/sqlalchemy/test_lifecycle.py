@@ -339,3 +339,29 @@ def test_handle_error_is_called_for_failed_pings(make_engine: Any, postgres: Pos
     pids(engine, 1)
     timer.join()
     assert heard == [True]
+
+
+@pytest.mark.parametrize("name", ["checkin", "finalizer"])
+def test_a_listener_that_fails_at_the_return_costs_no_slot(make_engine: Any, name: str) -> None:
+    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=60)
+    pool = engine.pool
+    failing = [True]
+
+    def fail(*_: Any) -> None:
+        if failing[0]:
+            raise RuntimeError(name)
+
+    if name != "finalizer":
+        event.listen(engine, name, fail)
+    for _ in range(2):
+        connection = engine.connect()
+        backend = connection.scalar(PID)
+        if name == "finalizer":
+            connection.connection._connection_record.finalize_callback.append(fail)
+        with pytest.raises(RuntimeError, match=name):
+            connection.close()
+        assert pool.checkedout() == 0
+    failing[0] = False
+    with engine.connect() as connection:
+        assert connection.scalar(PID) != backend  # what the listener left is unknown
+    pool.poolkit.check_books()
