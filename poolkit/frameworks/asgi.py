@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 from .._log import logger
 from .._threads import Pool
 from .._times import seconds
-from ..errors import ConfigError, MissingExtra, UsageError, describe, shown
+from ..errors import ConfigError, ConnectFailed, MissingExtra, UsageError, describe, shown
 from ._pools import checked, engine_of, opened, trouble
 
 try:
@@ -48,7 +48,8 @@ class PoolLifespan:
         inside: the application's own lifespan. It runs while the pools are open; what it yields is added to the state.
         connect: at the start, "require" opens ``min_size`` connections of each pool (at least one) and fails the start
             if that takes longer than ``connect_timeout``; "try" logs the failure and continues; "lazy" opens none.
-            Keyed pools (httpx) and clusters open nothing at the start.
+            Keyed pools (httpx) and clusters open nothing at the start. asyncpg's pool is opened in any case: it connects
+            then, unless its ``init_size`` is 0, and if that fails, the start fails, as with asyncpg.
         connect_timeout: seconds.
         drain_timeout: seconds that leases get to end when the application stops, for all pools together. Set it below
             the time that the server or the orchestrator grants.
@@ -109,6 +110,11 @@ class PoolLifespan:
     async def _open(self, name: str, thing: Any, threads: anyio.CapacityLimiter) -> None:
         if callable(getattr(thing, "open", None)):  # psycopg's
             await _call(thing, thing.open, threads)
+        if _unopened(thing):
+            with anyio.move_on_after(self._connect_timeout) as limit:
+                await thing
+            if limit.cancelled_caught:
+                raise ConnectFailed(f"PoolLifespan: {name} did not open within {self._connect_timeout:g} s")
         engine = engine_of(thing)
         if self._connect == "lazy" or not hasattr(engine, "warm_up") or engine._core.features.on_demand:
             return
@@ -128,9 +134,16 @@ class PoolLifespan:
             logger.warning(
                 "PoolLifespan: leases of %s did not end within %g s and were aborted", name, self._drain_timeout
             )
+        if _unopened(thing):  # drained, that is closed; its close() would refuse
+            return
         close = getattr(thing, "aclose", None) or getattr(thing, "close", None)
         if thing is not engine and callable(close):
             await _call(thing, close, threads)
+
+
+def _unopened(thing: Any) -> bool:
+    """Whether it is a pool that has to be awaited before its first use, as asyncpg's, and has not been."""
+    return inspect.isawaitable(thing) and not getattr(thing, "_initialized", True)
 
 
 async def _each(things: Mapping[str, Any], step: Callable[..., Awaitable[None]]) -> None:

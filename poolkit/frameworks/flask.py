@@ -74,6 +74,8 @@ class FlaskPools:
                 raise ConfigError(
                     f"FlaskPools: {name!r} is asynchronous ({type(made).__name__}); Flask needs a synchronous one", name
                 )
+            if callable(getattr(made, "open", None)):  # psycopg's
+                made.open()
             if mine.setdefault(name, made) is not made:  # another thread created it first
                 engine.close(0)
         return mine[name]

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import redis
 import redis.asyncio
+import requests
 import uvicorn
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy import create_engine, text
@@ -23,16 +24,19 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from poolkit import AsyncPool, BreakerConfig, ConfigError, ConnectFailed, Pool, UsageError
-from poolkit.cluster import AsyncCluster
+from poolkit.cluster import AsyncCluster, ShardedCluster
 from poolkit.frameworks.asgi import PoolLifespan, Readiness
 from poolkit.testing import AsyncFakeConnector, FakeConnector, ManualClock
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer, free_port
+from poolkit_adapters import asyncpg as asyncpg_adapter
 from poolkit_adapters.httpx import AsyncPoolkitClusterTransport, AsyncPoolkitTransport, PoolkitTransport
 from poolkit_adapters.psycopg import AsyncPoolkitCluster, AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from poolkit_adapters.redis import AsyncPoolkitConnectionPool as AsyncRedisPool
 from poolkit_adapters.redis import AsyncPoolkitServerGroup
 from poolkit_adapters.redis import PoolkitConnectionPool as RedisPool
+from poolkit_adapters.requests import PoolkitHTTPAdapter
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
+from poolkit_adapters.urllib3 import PoolkitPoolManager
 
 Get = Callable[[str], Awaitable[httpx.Response]]
 
@@ -401,3 +405,63 @@ def test_invalid_arguments_are_refused_at_once() -> None:
     with pytest.raises(UsageError, match="'db' is open only while the application runs"):
         PoolLifespan({"db": pool})["db"]
     pool.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("connect", ["require", "try", "lazy"])
+async def test_the_pool_of_asyncpg_is_opened_and_closed(postgres: PostgresServer, connect: Any) -> None:
+    pools = PoolLifespan({"db": lambda: asyncpg_adapter.create_pool(postgres.url, min_size=1)}, connect=connect)
+
+    async def one(request: Any) -> JSONResponse:
+        return JSONResponse(await request.state.db.fetchval("select 1"))
+
+    async with running(Starlette(lifespan=pools, routes=[Route("/", one), Route("/ready", pools.ready)])) as get:
+        assert (await get("/")).json() == 1
+        assert (await get("/ready")).status_code == 200
+        pool = pools["db"]
+    assert pool.poolkit.closed
+    assert pool.is_closing() or pool._closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_pool_of_asyncpg_that_was_never_opened_is_closed_without_an_error(postgres: PostgresServer) -> None:
+    """Another pool is closed already, so that the start ends before this one is opened. That is the error to report."""
+    made: list[Any] = []
+
+    def create() -> Any:
+        made.append(asyncpg_adapter.create_pool(postgres.url, min_size=1))
+        return made[-1]
+
+    closed = AsyncPool(AsyncFakeConnector())
+    await closed.close()
+    pools = PoolLifespan({"db": create, "other": closed})
+    with pytest.raises(UsageError, match="the pool of 'other' is closed"):
+        async with running(Starlette(lifespan=pools)):
+            pytest.fail("the application started")
+    assert made[0].poolkit.closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_start_fails_if_the_pool_of_asyncpg_cannot_be_opened() -> None:
+    url = f"postgresql://app@127.0.0.1:{free_port()}/shop"
+    pools = PoolLifespan({"db": lambda: asyncpg_adapter.create_pool(url, min_size=1)})
+    with pytest.raises((ConnectFailed, OSError)):
+        async with running(Starlette(lifespan=pools)):
+            pytest.fail("the application started with a pool that is closed for good")
+
+
+def test_objects_with_several_pools_are_refused() -> None:
+    """docs/guides/frameworks.md names them."""
+    session = requests.Session()
+    session.mount("https://", PoolkitHTTPAdapter())
+    for thing in (
+        ShardedCluster({"a": Pool(FakeConnector())}),
+        PoolkitPoolManager(),
+        session,
+        httpx.Client(mounts={"https://": PoolkitTransport()}),
+    ):
+        with pytest.raises(ConfigError, match="does not use a poolkit pool"):
+            PoolLifespan({"it": thing})

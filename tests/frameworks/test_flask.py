@@ -195,3 +195,11 @@ def test_a_wrong_timeout_of_close_closes_nothing(timeout: Any) -> None:
         pools.close(app, timeout=timeout)
     assert pools.close(app) == {"db": True}
     assert connector.live == 0
+
+
+def test_a_pool_of_psycopg_that_is_not_open_is_opened_at_its_first_use(postgres: PostgresServer) -> None:
+    pools = FlaskPools({"db": lambda app: PoolkitConnectionPool(postgres.url, open=False)})
+    app = application(pools)
+    with app.app_context(), pools["db"].connection() as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+    assert pools.close(app) == {"db": True}
