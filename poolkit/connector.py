@@ -192,11 +192,17 @@ class Connector(_Base[C]):
         raise NotImplementedError
 
     def check(self, connection: C, timeout: float | None) -> bool | None:
-        """Ask the server for a reply within ``timeout`` seconds (None: no limit). False or an exception: dead."""
+        """Ask the server for a reply within ``timeout`` seconds (None: no limit). False or an exception: dead.
+
+        It must keep to ``timeout`` by itself, because Python cannot end a thread.
+        """
         raise NotImplementedError
 
     def reset(self, connection: C) -> None:
-        """Bring a returned connection back to its initial state; an exception makes the pool abort it."""
+        """Bring a returned connection back to its initial state; an exception makes the pool abort it.
+
+        The pool sets no limit to its time. Set one in the driver.
+        """
         raise NotImplementedError
 
 

@@ -45,7 +45,7 @@ class Thresholds:
     utilisation: float | None = 0.8
     """Share of ``max_size`` in use on average over 10 s: beyond it waits grow steeply (see ``poolkit size``)."""
     half_used: float | None = 0.5
-    """The same over 5 minutes, as an early notice that leaves time to plan."""
+    """The same over up to 5 minutes, but at least 30 s, as an early notice that leaves time to plan."""
     mean_wait: float | None = 0.1
     """Seconds that callers waited on average in the last 10 s. Users notice delays of this size."""
     connect_failures: float | None = 0.01
@@ -110,7 +110,7 @@ def _number(value: float, thing: str) -> str:
 
 _RULES: dict[str, _Rule] = {
     "utilisation": _Rule("warning", _share_used(10), lambda v: f"{v:.0%} of the connections are in use"),
-    "half_used": _Rule("info", _share_used(300), lambda v: f"{v:.0%} of the limit is in use over 5 minutes"),
+    "half_used": _Rule("info", _share_used(300), lambda v: f"{v:.0%} of the limit is in use over up to 5 minutes"),
     "mean_wait": _Rule("warning", lambda s: s.windows[10].wait.mean, lambda v: f"callers wait {v:.3f} s on average"),
     "connect_failures": _Rule("warning", lambda s: s.windows[60].connect_failure_rate,
                               lambda v: f"{v:.1%} of the connects fail"),

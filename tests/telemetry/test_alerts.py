@@ -90,7 +90,10 @@ def test_half_of_the_limit_is_an_early_notice() -> None:
     for _ in range(40):
         watched.clock.advance(10)
         watched.alerts.check()
-    assert [(alert.name, alert.severity) for alert in watched.told] == [("half_used", "info")]
+    # it is told after half a minute, so its text must not claim five minutes
+    assert [(alert.name, alert.severity, alert.text) for alert in watched.told] == [
+        ("half_used", "info", "60% of the limit is in use over up to 5 minutes")
+    ]
     for connection in held:
         watched.pool.release(connection)
     watched.pool.close()
