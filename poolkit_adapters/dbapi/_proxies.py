@@ -122,7 +122,8 @@ class PooledConnection:
         return lease.connection
 
     def _misused(self, text: str) -> PoolError:
-        return self._database._misused(text)
+        error: PoolError = self._database._misused(text)
+        return error
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:

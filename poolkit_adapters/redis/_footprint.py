@@ -80,8 +80,8 @@ class Footprint:
 
     def note(self, args: tuple[Any, ...]) -> None:
         """Record a command that changes the session."""
-        name, *values = (*NOTED[args[0]], *args[1:])
-        name = name.upper()
+        words: list[Any] = [*NOTED[args[0]], *args[1:]]
+        name, values = words[0].upper(), words[1:]
         if name in _BEGIN:
             self._open = True
         elif name in _END:
