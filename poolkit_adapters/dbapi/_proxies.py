@@ -122,8 +122,8 @@ class PooledConnection:
         return lease.connection
 
     def _misused(self, text: str) -> PoolError:
-        error: PoolError = self._database._misused(text)
-        return error
+        database: PooledDatabase = self._database
+        return database._misused(text)
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
