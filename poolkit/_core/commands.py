@@ -182,11 +182,11 @@ def abort_leased(core: Core, now: float) -> int:
 def reserve(core: Core, count: int, now: float) -> list[Slot]:
     """Take permits and return slots for connections to be opened until ``count`` exist, as far as the limit allows.
 
-    Raises PoolSuspended while the pool is suspended: it opens no connections until it is resumed.
+    Raises PoolSuspended while the pool is suspended, because it opens no connections then, or PoolClosed.
     """
     wanted = count - sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.slots.living())
-    if core.suspended and wanted > 0:
-        raise PoolSuspended(f"{core.name}: warm_up: the pool is suspended")
+    if wanted > 0 and not core.hands_out:
+        raise core.service.refusal() or PoolSuspended(f"{core.name}: the pool is suspended")
     core.started = True
     elastic.expect(core, count, now)
     endpoint = core.endpoint

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-__all__ = ("LAST", "Account", "BudgetLedger", "LedgerGate", "NoGate")
+__all__ = ("LAST", "Account", "BudgetLedger", "LedgerGate", "NoGate", "has_room")
 
 T = TypeVar("T")
 
@@ -115,11 +115,6 @@ class Account:
     def short(self) -> bool:
         """Whether connections have to be closed for the claims of other pools."""
         return self.ledger.short
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a permit is free for this pool now, as far as is known without taking it."""
-        return self._ask(True, self.ledger.has_room)
 
     @property
     def claiming(self) -> bool:
@@ -211,6 +206,18 @@ class Account:
             gate.post(self.ledger.notify, self)
             return otherwise
         return gate.step(question, self, *args)
+
+
+def has_room(account: Account) -> bool:
+    """Return whether a permit is free for this account now, as far as is known without taking it."""
+    return account._ask(True, _has_room)
+
+
+def _has_room(account: Account) -> bool:
+    ledger = account.ledger
+    if ledger.frozen or ledger.held >= ledger.limit:
+        return False
+    return account.held < account.minimum or sum(max(a.held, a.minimum) for a in ledger.accounts) < ledger.limit
 
 
 def _nothing(*_args: object) -> None:
@@ -322,12 +329,6 @@ class BudgetLedger:
             self.claimed()
             self.review(claimant=account)
         return False
-
-    def has_room(self, account: Account) -> bool:
-        """See :attr:`Account.has_room`."""
-        if self.frozen or self.held >= self.limit:
-            return False
-        return account.held < account.minimum or sum(max(a.held, a.minimum) for a in self.accounts) < self.limit
 
     def give(self, account: Account, announced: bool) -> None:
         """See :meth:`Account.give`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from .._core.ledger import has_room
 from .._pool_base import PoolBase
 from ..connector import Verdict
 from ..errors import describe, shown
@@ -85,7 +86,7 @@ def made_of(pool: Any) -> Made:
     def starved() -> bool:
         core = own._core
         ready = core.endpoint.idle or core.endpoint.spare
-        return core.permits is not None and not ready and not core.permits.has_room
+        return core.permits is not None and not ready and not has_room(core.permits)
 
     budget = None if engine._config.budget is None else starved
     if callable(places):

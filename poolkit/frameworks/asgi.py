@@ -48,8 +48,8 @@ class PoolLifespan:
         inside: the application's own lifespan. It runs while the pools are open; what it yields is added to the state.
         connect: at the start, "require" opens ``min_size`` connections of each pool (at least one) and fails the start
             if that takes longer than ``connect_timeout``; "try" logs the failure and continues; "lazy" opens none.
-            Keyed pools (httpx) and clusters open nothing at the start. asyncpg's pool is opened in any case: it
-            connects then, unless its ``init_size`` is 0, and if that fails, the start fails, as with asyncpg.
+            Keyed pools (httpx) and clusters open nothing at the start. asyncpg's pool is opened in any case. With an
+            ``init_size`` above 0 it connects then; if that fails, the start fails, as with asyncpg.
         connect_timeout: seconds.
         drain_timeout: seconds that leases get to end when the application stops, for all pools together. Set it below
             the time that the server or the orchestrator grants.

@@ -34,7 +34,7 @@ from poolkit_adapters.psycopg import AsyncPoolkitCluster, AsyncPoolkitConnection
 from poolkit_adapters.redis import AsyncPoolkitConnectionPool as AsyncRedisPool
 from poolkit_adapters.redis import AsyncPoolkitServerGroup
 from poolkit_adapters.redis import PoolkitConnectionPool as RedisPool
-from poolkit_adapters.requests import PoolkitHTTPAdapter
+from poolkit_adapters.requests import PoolkitAdapter
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
 from poolkit_adapters.urllib3 import PoolkitPoolManager
 
@@ -456,7 +456,7 @@ async def test_the_start_fails_if_the_pool_of_asyncpg_cannot_be_opened() -> None
 def test_objects_with_several_pools_are_refused() -> None:
     """docs/guides/frameworks.md names them."""
     session = requests.Session()
-    session.mount("https://", PoolkitHTTPAdapter())
+    session.mount("https://", PoolkitAdapter())
     for thing in (
         ShardedCluster({"a": Pool(FakeConnector())}),
         PoolkitPoolManager(),
