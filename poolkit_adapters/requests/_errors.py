@@ -92,7 +92,8 @@ ERRORS = Table(
     Row("the pool is closed", PoolClosed, (errors.PoolClosed, exceptions.ConnectionError)),
     Row("a connect failed. `SSLError` and `ProxyError` keep their class and are also a `poolkit.ConnectFailed`",
         ConnectFailed, (errors.ConnectFailed, exceptions.ConnectionError)),
-    Row("a connect took longer than the connect timeout", ConnectTimeout,
+    Row("a connect took longer than the connect timeout. If a proxy does not answer `CONNECT`, it is a `ReadTimeout`, "
+        "as with requests, and also a `poolkit.ConnectTimeout`", ConnectTimeout,
         (errors.ConnectTimeout, exceptions.ConnectTimeout)),
     Row("the circuit breaker of the host is open", CircuitOpen, (errors.CircuitOpen, exceptions.ConnectionError)),
     Row("a response ended later than `leak_after`, with `on_leak=\"raise\"`", LeaseOverdue,
@@ -117,9 +118,11 @@ def told(error: BaseException) -> BaseException:
     if isinstance(found, urllib3.EmptyPoolError):
         return ERRORS.adapted(found)
     if isinstance(found, errors.ConnectTimeout):
-        late = ConnectTimeout(found)
+        # a proxy that does not answer CONNECT: a ReadTimeout of requests
+        unanswered = isinstance(found, urllib3.ReadTimeoutError)
+        late = exceptions.ReadTimeout(found) if unanswered else ConnectTimeout(found)
         late.__cause__ = found
-        return late
+        return ERRORS.joined(errors.ConnectTimeout, late)
     raised: Any = ERRORS.joined(kind_of(found), error)
     if isinstance(found, errors.CircuitOpen):
         raised.retry_after = found.retry_after

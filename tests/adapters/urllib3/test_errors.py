@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pickle
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from poolkit_adapters import urllib3 as over_urllib3
 from poolkit_adapters.requests._errors import ERRORS as REQUESTS_ERRORS
 from poolkit_adapters.urllib3._errors import ERRORS
 from tests.adapters.errors.walk import Scenarios, walked
+from tests.support.loops import LoopServer
 from tests.support.waiting import until
 
 NOBODY = "http://127.0.0.1:1/"
@@ -179,3 +181,27 @@ def test_it_happens_under_urllib3(row: Any, scenario: Any, words: Any, only: str
 @BOTH["requests"].walk()
 def test_it_happens_under_requests(row: Any, scenario: Any, words: Any, only: str, http_server: HTTPServer) -> None:
     asyncio.run(walked(row, scenario, words, Twin(http_server, "requests")))
+
+
+class Mute(LoopServer):
+    """A proxy that reads requests and never answers."""
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            pass
+
+
+@pytest.mark.parametrize("limit", [0.05, (30, 0.05)], ids=["one", "two"])
+def test_a_proxy_that_does_not_answer_is_the_read_timeout_of_requests(limit: Any) -> None:
+    """As with requests' own adapter. It is a connect of the pool, so it is poolkit's ConnectTimeout too."""
+    with Mute("mute") as proxy, requests.Session() as session:
+        session.mount("https://", over_requests.PoolkitAdapter())
+        proxies = {"https": f"http://{proxy.host}:{proxy.port}"}
+        with pytest.raises(requests.ReadTimeout, match="Read timed out") as raised:
+            session.get("https://orders.invalid/", proxies=proxies, timeout=limit)
+    assert isinstance(raised.value, poolkit.ConnectTimeout)
+    assert not isinstance(raised.value, requests.ConnectTimeout)
+    assert raised.value.request is not None
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert isinstance(again, requests.ReadTimeout)
+    assert isinstance(again, poolkit.ConnectTimeout)
