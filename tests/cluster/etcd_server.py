@@ -12,6 +12,7 @@ from typing import Any
 
 from poolkit.testing.servers import free_port
 from poolkit.testing.servers._process import ServerProcess
+from tests.support.waiting import PATIENCE
 
 
 def find_etcd() -> str | None:
@@ -28,7 +29,7 @@ class EtcdServer(ServerProcess):
     name = "etcd"
 
     def __init__(self, program: str) -> None:
-        super().__init__(start_timeout=20.0, stop_timeout=5.0)
+        super().__init__(start_timeout=PATIENCE, stop_timeout=5.0)
         self._program = program
         self._peers = free_port()
 
@@ -55,7 +56,7 @@ class EtcdServer(ServerProcess):
     def call(self, path: str, **body: str) -> Any:
         """Make a request of the JSON gateway."""
         request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.load(answer)
 
     def compact(self) -> None:

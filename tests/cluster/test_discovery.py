@@ -272,12 +272,13 @@ def test_etcd_with_a_login(program: str) -> None:
         server.put("/db/a", '"10.0.0.1:5432"')
         server.require_login("right")
         for login in ({}, {"user": "root", "password": "wrong"}):
-            source = EtcdDiscovery("/db/", endpoint=server.url, **login)
+            source = EtcdDiscovery("/db/", endpoint=server.url, timeout=PATIENCE, **login)
             with pytest.raises(EtcdError, match=r"etcd .*: 40[01] ") as caught:
                 source.find(None)
             assert "wrong" not in str(caught.value)
             source.close()
-        source = EtcdDiscovery("/db/", endpoint=server.url, user="root", password="right", watch_for=0.05)
+        login = {"user": "root", "password": "right"}
+        source = EtcdDiscovery("/db/", endpoint=server.url, timeout=PATIENCE, watch_for=0.05, **login)
         found = source.find(None)
         assert [node.name for node in found.nodes] == ["a"]
         assert source.find(found).nodes == found.nodes  # a watch that is refused raises an error
