@@ -93,7 +93,7 @@ def pool(conninfo: str, arguments: dict[str, Any]) -> Bounds:
 
     owner: Any = PoolkitConnectionPool(
         conninfo, kwargs=arguments, connection_class=Asking, configure=lambda _: ask("opened"), min_size=0, max_size=1,
-        open=False, connect_timeout=LIMIT,
+        open=False, **({} if arguments else {"connect_timeout": LIMIT}),
     )  # fmt: skip
     connector = PsycopgConnector(owner)
     connector.abort(connector.connect(LIMIT))
@@ -202,7 +202,7 @@ def test_addresses_share_the_time_in_sqlalchemy(
     keywords: dict[str, Any] = dict(FOUR_ADDRESSES)
     if own is not None:
         keywords["connect_timeout"] = own
-    _listener(driver, config.connect_timeout)(None, record, (), keywords)
+    _listener(driver, False)(None, record, (), keywords)
     assert keywords.get("connect_timeout") == given
     assert attempt.seconds == whole
 
