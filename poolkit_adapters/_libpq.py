@@ -123,7 +123,7 @@ def whole_seconds(seconds: float) -> int:
 
 def for_all_attempts(parameters: Mapping[str, Any], seconds: float) -> float | None:
     """Return the seconds of a connect with this ``connect_timeout`` (None: no limit): libpq has it for each attempt."""
-    return float(whole_seconds(seconds) * attempts_of(parameters)) if seconds > 0 else None
+    return float(whole_seconds(seconds) * attempts_of(parameters)) if 0 < seconds < math.inf else None
 
 
 def share(parameters: Mapping[str, Any], seconds: float) -> int:

@@ -6,8 +6,9 @@ import inspect
 import math
 import os
 import time
+import types
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from typing import Any
 
 from sqlalchemy import event
@@ -20,7 +21,7 @@ from .._libpq import attempts_of, for_all_attempts, share, whole_seconds
 from .._options import replaces_limit_of_driver
 from .._time_limits import seconds_of, whole_connect
 
-__all__ = ("Attempt", "limit_connects", "no_time_limit", "own_limit")
+__all__ = ("Attempt", "limit_connects", "no_time_limit", "own_arguments", "own_limit")
 
 _ARGUMENTS: dict[str, tuple[str, Callable[[float], float]]] = {
     "psycopg": ("connect_timeout", whole_seconds),
@@ -96,13 +97,39 @@ def no_time_limit(dialect: Any, creator: Any) -> str:
     return f"{who} opens the connections; set the timeout there (connect_args=...)"
 
 
+def own_arguments(creator: Any) -> Any:
+    """Return the creator of an engine in a form that gives each connect its own arguments.
+
+    Until SQLAlchemy 2.0.4x all connects of an engine share them. What "do_connect" listeners add to one (the addresses
+    of a name, a time limit) would look like the application's arguments in the next.
+    """
+    cells = getattr(creator, "__closure__", None)
+    if getattr(creator, "__module__", "") != "sqlalchemy.engine.create" or cells is None:
+        return creator
+    shared = {"cargs": list, "cparams": dict}
+    names = creator.__code__.co_freevars
+    if not any(type(cell.cell_contents) is shared.get(name) for name, cell in zip(names, cells, strict=True)):
+        return creator
+
+    @wraps(creator)
+    def connect(connection_record: Any = None) -> Any:
+        own = tuple(
+            types.CellType(cell.cell_contents.copy()) if name in shared else cell
+            for name, cell in zip(names, cells, strict=True)
+        )
+        function = types.FunctionType(creator.__code__, creator.__globals__, closure=own)
+        return function(connection_record)
+
+    return connect
+
+
 def own_limit(dialect: Any, creator: Any) -> tuple[float | None, str] | None:
     """Return the seconds of the connect timeout in the URL or ``connect_args``, and the source. None: there is none.
 
     Call it if :func:`no_time_limit` is "". ``create_engine`` keeps the driver's keywords in its ``creator``.
     """
     argument, _ = _ARGUMENTS[dialect.driver]
-    keywords: Mapping[str, Any] = inspect.getclosurevars(creator).nonlocals.get("cparams", {})
+    keywords: Mapping[str, Any] = inspect.getclosurevars(inspect.unwrap(creator)).nonlocals.get("cparams", {})
     own = seconds_of(keywords.get(argument))
     if own is None:
         return None
