@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from urllib3.connection import HTTPConnection
+from urllib3.exceptions import ProtocolError
 from urllib3.util.ssltransport import SSLTransport
 
 __all__ = ("Link", "Response")
@@ -35,17 +36,29 @@ class _Ended(socket.SocketIO):
 
 
 class Response(http.client.HTTPResponse):
-    """http.client's response, with two differences.
+    """http.client's response, with three differences.
 
     It skips every informational response. http.client skips only 100, and takes 103 (Early Hints) for the final one.
-    http.client also reads ahead. A complete response records whether further bytes were read.
+    http.client also reads ahead. A complete response records whether further bytes were read. If the connection ends
+    within a head, or between two, the request was processed: the error is not that of a closed connection.
     """
 
     leftover = False
     """Whether the connection must not be used again: further bytes were read, or the head gave two lengths."""
+    _begun = False
+    """Whether a status line has arrived."""
+
+    def begin(self) -> None:
+        try:
+            super().begin()
+        except ConnectionError as error:
+            if self._begun:
+                raise ProtocolError("the connection ended before the head of the final response", error) from error
+            raise
 
     def _read_status(self) -> tuple[str, int, str]:
         found = _read_status(self)
+        self._begun = True
         if found[1] < 200:
             return self._after_interim(found)
         return found

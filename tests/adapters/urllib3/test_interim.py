@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import socket
+import struct
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,25 +19,34 @@ from poolkit_adapters.urllib3 import PoolkitPoolManager
 from poolkit_adapters.urllib3._pool import PoolkitHTTPConnectionPool
 from tests.support.loops import LoopServer
 
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reset discards what has arrived")
 EARLY = b"Link: </s.css>; rel=preload\r\n"
 
 
 class Hinting(LoopServer):
     """Answers ``GET /TEXT`` with ``/TEXT``. Before the answers to ``GET /early...`` it sends ``hints``.
 
-    The answers to ``GET /both`` have two lengths.
+    The answers to ``GET /both`` have two lengths. ``ends``: how it ends the connection after the hints.
     """
 
-    def __init__(self, hints: bytes = b"") -> None:
+    def __init__(self, hints: bytes = b"", ends: str = "") -> None:
         super().__init__("hinting")
-        self.hints = hints
+        self.hints, self.ends = hints, ends
+        self.asked: list[bytes] = []
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+            self.asked.append(path)
             if path.startswith(b"/early"):
                 writer.write(self.hints)
                 await writer.drain()
+                if self.ends:
+                    if self.ends == "reset":
+                        linger = struct.pack("ii", 1, 0)
+                        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    writer.close()
+                    return
                 await asyncio.sleep(0.02)  # the final response comes in a packet of its own
             body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(path), path) if path == b"/both" else path
             coding = b"Transfer-Encoding: chunked\r\n" if path == b"/both" else b""
@@ -92,6 +104,27 @@ def test_informational_responses_without_end_fail_the_request(get: Any, sent: by
             get(server.url("early-alice"))
         assert get(server.url("bob")) == (200, b"/bob")
         assert server.accepted == 2
+
+
+@pytest.mark.parametrize("ends", ["closed", pytest.param("reset", marks=ONLY_LINUX)])
+@pytest.mark.parametrize(
+    "sent",
+    [hints(103), hints(103)[:-2], hints(103, 100) + b"HTTP/1.1 200 OK\r\nContent-Le"],
+    ids=["between", "interim", "final"],
+)
+def test_a_request_whose_response_has_begun_is_not_sent_again(get: Any, sent: bytes, ends: str) -> None:
+    """The server has processed it. Without any part of a response, the request would be sent again."""
+    with Hinting(sent, ends) as server:
+        assert get(server.url("bob")) == (200, b"/bob")
+        try:
+            get(server.url("early-alice"))
+        except (urllib3.exceptions.ProtocolError, requests.ConnectionError):
+            pass
+        else:
+            assert ends == "closed"
+            assert sent.endswith(b"Le")  # http.client takes the head for complete
+        assert get(server.url("bob")) == (200, b"/bob")
+        assert server.asked == [b"/bob", b"/early-alice", b"/bob"]
 
 
 def test_botocore_gets_the_final_response_too() -> None:
