@@ -485,7 +485,11 @@ def _packing(kind: Any, ref: Callable[[], Any], footprint: Footprint) -> Callabl
     """Return a ``pack_command()`` for a connection. Every command passes through it before it is written."""
 
     def pack(*args: Any) -> Any:
-        if args and NOTED[args[0]]:
+        try:
+            noted = args and NOTED[args[0]]
+        except (TypeError, ValueError):
+            noted = args  # not hashable, as a bytearray
+        if noted:
             footprint.note(args)
         connection = ref()
         writer = connection._writer

@@ -31,6 +31,8 @@ class _Names(dict[object, tuple[bytes, ...]]):
             words = tuple(name.encode(errors="replace").split())
         elif isinstance(name, bytes):
             words = tuple(name.split())
+        elif isinstance(name, memoryview):
+            return self[bytes(name)]
         if words and words[0].upper() not in _OF_A_SESSION:
             words = ()
         if isinstance(name, (str, bytes)) and len(name) <= _LONGEST:
@@ -74,13 +76,22 @@ class Footprint:
 
     def pack(self, *args: Any) -> Any:
         """Pack one command."""
-        if args and NOTED[args[0]]:
+        try:
+            noted = args and NOTED[args[0]]
+        except (TypeError, ValueError):
+            noted = args  # not hashable, as a bytearray
+        if noted:
             self.note(args)
         return self._pack(*args)
 
     def note(self, args: tuple[Any, ...]) -> None:
-        """Record a command that changes the session."""
-        words: list[Any] = [*NOTED[args[0]], *args[1:]]
+        """Record a command if it changes the session."""
+        first = args[0]
+        if isinstance(first, (bytearray, memoryview)):
+            first = bytes(first)
+        if not isinstance(first, (str, bytes)) or not NOTED[first]:
+            return
+        words: list[Any] = [*NOTED[first], *args[1:]]
         name, values = words[0].upper(), words[1:]
         if name in _BEGIN:
             self._open = True

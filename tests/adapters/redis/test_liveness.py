@@ -234,6 +234,49 @@ async def test_another_database_does_not_stay_selected_async(
     assert await client.get("where") == b"database 0"
 
 
+BINARY = pytest.mark.parametrize(
+    "kind", [bytearray, memoryview, lambda name: memoryview(bytearray(name))], ids=["bytearray", "view", "writable"]
+)
+
+
+@BINARY
+def test_a_database_selected_by_binary_words_does_not_stay_selected(
+    make_pool: Callable[..., Any], kind: Callable[[bytes], Any]
+) -> None:
+    """Connections send any bytes."""
+    pool = make_pool(max_connections=1)
+    client = redis.Redis(connection_pool=pool)
+    client.set("where", "database 0")
+    for words in ((kind(b"PING"),), (kind(b"select"), 3)):
+        connection = pool.get_connection()
+        try:
+            connection.send_command(*words)
+        except redis.DataError:
+            pytest.skip("this client refuses such a name")
+        connection.read_response()
+        pool.release(connection)
+    assert client.get("where") == b"database 0"
+
+
+@BINARY
+@pytest.mark.anyio
+async def test_a_database_selected_by_binary_words_does_not_stay_selected_async(
+    make_async_pool: Callable[..., Any], kind: Callable[[bytes], Any]
+) -> None:
+    pool = make_async_pool(max_connections=1)
+    client = redis.asyncio.Redis(connection_pool=pool)
+    await client.set("where", "database 0")
+    for words in ((kind(b"PING"),), (kind(b"select"), 3)):
+        connection = await pool.get_connection()
+        try:
+            await connection.send_command(*words)
+        except redis.DataError:
+            pytest.skip("this client refuses such a name")
+        await connection.read_response()
+        await pool.release(connection)
+    assert await client.get("where") == b"database 0"
+
+
 def test_the_pools_own_database_is_no_change(make_pool: Callable[..., Any], redis_server: RedisServer) -> None:
     pool = make_pool(f"redis://127.0.0.1:{redis_server.port}/2", max_connections=1)
     client = redis.Redis(connection_pool=pool)
