@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-__all__ = ("FRESH", "OTHER_SERVER", "Initial", "initial_state", "look")
+__all__ = ("FRESH", "Initial", "initial_state", "is_not_its_sql", "look")
 
 _IDENTITY = "RESET SESSION AUTHORIZATION;\nRESET ROLE;\n"
 _TABLES, _SEQUENCES = "\nDISCARD TEMP;", "\nDISCARD SEQUENCES;"
@@ -19,16 +19,18 @@ _LASTVAL = """DO $look$ BEGIN
 EXCEPTION WHEN object_not_in_prerequisite_state THEN NULL; END $look$;
 """
 # COPY, because the application's codecs do not change its values; in hexadecimal, because COPY escapes characters
-_LOOK = """COPY (SELECT pg_catalog.encode(pg_catalog.convert_to(part, 'UTF8'), 'hex') FROM (VALUES
+_PARTS = """COPY (SELECT pg_catalog.encode(pg_catalog.convert_to(part, 'UTF8'), 'hex') FROM (VALUES
   (1, pg_catalog.format('SET SESSION AUTHORIZATION %I', session_user)),
   (2, CASE pg_catalog.current_setting('role') WHEN 'none' THEN 'SET ROLE NONE'
-      ELSE pg_catalog.format('SET ROLE %I', pg_catalog.current_setting('role')) END),
+      ELSE pg_catalog.format('SET ROLE %I', pg_catalog.current_setting('role')) END)"""
+_OBJECTS = """,
   (3, (SELECT pg_catalog.string_agg(classid || '.' || objid, ' ' ORDER BY classid, objid) FROM pg_catalog.pg_depend
        WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
        AND refobjid = pg_catalog.pg_my_temp_schema())),
-  (4, pg_catalog.current_setting('poolkit.lastval', true))
-) AS look (place, part) ORDER BY place) TO STDOUT"""
-_UNKNOWN = ("42", "0A")  # classes of SQLSTATE: syntax or access rule, feature not supported
+  (4, pg_catalog.current_setting('poolkit.lastval', true))"""
+_END = "\n) AS look (place, part) ORDER BY place) TO STDOUT"
+_NO_ANSWER = ("08", "53", "57")  # classes of SQLSTATE: connection, insufficient resources, operator intervention
+_NOT_ITS_SQL = ("0A", "42601", "42704")  # feature not supported, syntax error, unknown setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +47,29 @@ class Initial:
 
 
 FRESH = Initial(_IDENTITY, _TABLES + _SEQUENCES)
-"""A session in which the application has executed nothing."""
-OTHER_SERVER = Initial("", "")
-"""A session of a server that only resembles PostgreSQL: asyncpg's own query has to do."""
+"""A session in which the application has executed nothing, or which nothing is known of."""
 
 
-async def look(connection: Any) -> tuple[str, ...]:
-    """Return the user and the role of the session as SQL, its temporary objects and its ``lastval()``."""
+def is_not_its_sql(error: asyncpg.PostgresError) -> bool:
+    """Return whether the server does not know a statement, because it only resembles PostgreSQL."""
+    return (error.sqlstate or "").startswith(_NOT_ITS_SQL)
+
+
+async def _copied(connection: Any, text: str) -> list[str]:
     received: list[bytes] = []
 
     async def output(data: bytes) -> None:
         received.append(data)
 
-    # not the application's own method; two statements in one text are one transaction and one round trip
-    await connection._protocol.copy_out(_LASTVAL + _LOOK, output, None)
-    lines = b"".join(received).decode("ascii").split("\n")[:4]
-    return tuple("" if line == r"\N" else bytes.fromhex(line).decode() for line in lines)
+    await connection._protocol.copy_out(text, output, None)  # not the application's own method
+    lines = b"".join(received).decode("ascii").splitlines()
+    return ["" if line == r"\N" else bytes.fromhex(line).decode() for line in lines]
+
+
+async def look(connection: Any) -> tuple[str, ...]:
+    """Return the user and the role of the session as SQL, its temporary objects and its ``lastval()``."""
+    # two statements in one text are one transaction and one round trip
+    return tuple(await _copied(connection, _LASTVAL + _PARTS + _OBJECTS + _END))
 
 
 async def initial_state(connection: Any) -> Initial:
@@ -69,10 +78,33 @@ async def initial_state(connection: Any) -> Initial:
         return FRESH  # the transaction that the application has begun is rolled back with all that it has set
     try:
         kept = await look(connection)
-    except asyncpg.PostgresError as error:
-        if (error.sqlstate or "").startswith(_UNKNOWN):
-            return OTHER_SERVER
-        raise
+    except asyncpg.PostgresError:
+        return await _initial_identity(connection)
     user, role, objects, used = kept
     after = ("" if objects else _TABLES) + ("" if used else _SEQUENCES)
-    return Initial(f"{_IDENTITY}{user};\n{role};\n", after, kept if objects or used else None)
+    return Initial(_identity(user, role), after, kept if objects or used else None)
+
+
+async def _initial_identity(connection: Any) -> Initial:
+    """Return what a reset comes back to if the session may not use PL/pgSQL or read the catalog.
+
+    A server that only resembles PostgreSQL is a reason as well. Whether it knows the statements for the identity shows
+    here, not in a reset.
+    """
+    try:
+        user, role = await _copied(connection, _PARTS + _END)
+    except asyncpg.PostgresError as error:
+        if (error.sqlstate or "").startswith(_NO_ANSWER):
+            raise
+        return FRESH
+    before = _identity(user, role)
+    try:
+        await connection._protocol.query(before, None)  # changes nothing
+    except asyncpg.PostgresError as error:
+        if is_not_its_sql(error) or isinstance(error, asyncpg.InternalServerError):
+            return FRESH
+    return Initial(before, FRESH.after)
+
+
+def _identity(user: str, role: str) -> str:
+    return f"{_IDENTITY}{user};\n{role};\n"

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from ._initial import look
+from ._initial import FRESH, is_not_its_sql, look
 from ._session import Session
 
 if TYPE_CHECKING:
     from ._pool import PoolkitPool
 
 __all__ = ("Restorer",)
-
-_NOT_ITS_SQL = ("42", "0A")  # classes of SQLSTATE: syntax or access rule, feature not supported
 
 
 class _NotAsBefore(Exception):
@@ -79,15 +77,16 @@ class Restorer:
         """Undo what belongs to the session, in one round trip, and keep what ``connect`` and ``init`` have set."""
         connection, initial = session.connection, session.initial
         query = connection.get_reset_query()
-        if query and not self._plain:
+        if not query:
+            return
+        if initial is not FRESH or not self._plain:
             try:
                 await connection.execute(initial.before + query + initial.after)
                 if initial.kept is not None and await look(connection) != initial.kept:
                     raise _NotAsBefore("the user has left temporary objects, or has used a sequence")
                 return
             except asyncpg.PostgresError as error:
-                if not (error.sqlstate or "").startswith(_NOT_ITS_SQL):
+                if initial is not FRESH or not is_not_its_sql(error):
                     raise
-        if query:
-            await connection.execute(query)  # a server that only resembles PostgreSQL
-            self._plain = True
+        await connection.execute(query)  # a server that only resembles PostgreSQL
+        self._plain = True

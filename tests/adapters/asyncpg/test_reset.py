@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
 
+from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.asyncpg._statements import leaves_nothing
 from tests.adapters.psycopg.support import Admin
 from tests.support.waiting import until_async
@@ -371,6 +374,117 @@ async def test_users_of_a_pool_with_init_find_no_temporary_table_and_no_lastval(
         assert await pool.fetchval("select to_regclass('pg_temp.asyncpg_left')") is None
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
             await pool.fetchval("select lastval()")
+        assert pool.poolkit.stats().connects == 1
+
+
+@pytest.fixture
+def hardened(admin: Admin, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+    """Arguments for a login that is not a superuser, to a database without PL/pgSQL and pg_depend for its users."""
+    number = f"{os.getpid()}_{next(_numbers)}"
+    names = [f"asyncpg_{kind}_{number}" for kind in ("database", "login", "role", "other")]
+    database, login, role, other = names
+    admin.connection.execute(f"create database {database}")
+    admin.connection.execute(f"create role {login} login password 'secret'")
+    for one in (role, other):
+        admin.connection.execute(f"create role {one}; grant {one} to {login}")
+    url = postgres.url.rpartition("/")[0] + f"/{database}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("revoke usage on language plpgsql from public; revoke select on pg_depend from public")
+    yield {"dsn": url, "user": login, "password": "secret", "role": role, "other": other}
+    admin.connection.execute(f"drop database {database} with (force)")
+    for one in (login, role, other):
+        admin.connection.execute(f"drop role {one}")
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_login_with_few_privileges_gets_its_role_and_nothing_of_the_last_user(
+    make: Any, hardened: dict[str, str], own: bool
+) -> None:
+    role, other = hardened.pop("role"), hardened.pop("other")
+
+    async def init(connection: Any) -> None:
+        await connection.execute(f"set role {role}" if own else "select 1")
+
+    async with make(max_size=1, init=init, **hardened) as pool:
+        await pool.execute(f"set role {other}; create temp table asyncpg_left (a serial)")
+        user = await pool.fetchval("select current_user")
+        assert user == (role if own else hardened["user"])
+        assert await pool.fetchval("select to_regclass('pg_temp.asyncpg_left')") is None
+        assert pool.poolkit.stats().connects == 1
+
+
+async def test_a_role_that_was_revoked_costs_the_connection_and_not_the_reset(
+    make: Any, admin: Admin, hardened: dict[str, str]
+) -> None:
+    role, other = hardened.pop("role"), hardened.pop("other")
+    login = hardened["user"]
+
+    async def init(connection: Any) -> None:
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"set role {role}")
+
+    async with make(max_size=1, init=init, **hardened) as pool:
+        connection = await pool.acquire()
+        await connection.execute(f"set role {other}")
+        admin.connection.execute(f"revoke {role} from {login}")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await pool.release(connection)
+        async with pool.acquire(timeout=60) as connection:
+            assert await connection.fetchval("select current_user") == login
+        for _ in range(2):  # later resets still know of roles
+            await pool.execute(f"set role {other}")
+            async with pool.acquire(timeout=60) as connection:
+                assert await connection.fetchval("select current_user") == login
+        assert pool.poolkit.stats().connects == 2
+
+
+@pytest.mark.parametrize("failing", ["pg_my_temp_schema() returns oid", "current_setting(text) returns text"])
+@pytest.mark.parametrize("code", ["XX000", "42883", "0A000", "22000"])
+async def test_init_succeeds_at_a_server_that_cannot_tell_its_state(
+    make: Any, admin: Admin, postgres: PostgresServer, failing: str, code: str
+) -> None:
+    database = f"asyncpg_other_{os.getpid()}_{next(_numbers)}"
+    admin.connection.execute(f"create database {database}")
+    url = postgres.url.rpartition("/")[0] + f"/{database}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        body = f"begin raise exception using errcode = '{code}'; end"
+        connection.execute(f"alter function pg_catalog.{failing.partition(' ')[0]} rename to asyncpg_unused")
+        connection.execute(f"create function pg_catalog.{failing} language plpgsql as $${body}$$")
+
+    async def init(connection: Any) -> None:
+        await connection.execute("select 1")
+
+    async with make(url, max_size=1, init=init) as pool:
+        for _ in range(2):
+            await pool.execute("set role pg_monitor; create temp table asyncpg_left (a int)")
+            assert await pool.fetchval("select current_user = session_user")
+            assert await pool.fetchval("select to_regclass('pg_temp.asyncpg_left')") is None
+        assert pool.poolkit.stats().connects == 1
+    admin.connection.execute(f"drop database {database} with (force)")
+
+
+class _NoSession:
+    """A protocol whose server does not know SET SESSION AUTHORIZATION and its reset."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol, name)
+
+    async def query(self, text: str, timeout: Any) -> Any:
+        return await self._protocol.query("nonsense" if "SESSION AUTHORIZATION" in text else text, timeout)
+
+
+async def test_init_at_a_server_that_has_no_session_authorization(make: Any, hardened: dict[str, str]) -> None:
+    async def init(connection: Any) -> None:
+        connection._protocol = _NoSession(connection._protocol)
+
+    del hardened["role"], hardened["other"]
+    async with make(max_size=1, init=init, **hardened) as pool:
+        for _ in range(2):
+            await pool.execute("set work_mem = '99kB'")
+            assert await pool.fetchval("show work_mem") != "99kB"
         assert pool.poolkit.stats().connects == 1
 
 
