@@ -27,7 +27,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-__all__ = ("LAST", "Account", "BudgetLedger", "LedgerGate", "NoGate", "has_room")
+__all__ = ("LAST", "Account", "BudgetLedger", "LedgerGate", "NoGate")
 
 T = TypeVar("T")
 
@@ -206,18 +206,6 @@ class Account:
             gate.post(self.ledger.notify, self)
             return otherwise
         return gate.step(question, self, *args)
-
-
-def has_room(account: Account) -> bool:
-    """Return whether a permit is free for this account now, as far as is known without taking it."""
-    return account._ask(True, _has_room)
-
-
-def _has_room(account: Account) -> bool:
-    ledger = account.ledger
-    if ledger.frozen or ledger.held >= ledger.limit:
-        return False
-    return account.held < account.minimum or sum(max(a.held, a.minimum) for a in ledger.accounts) < ledger.limit
 
 
 def _nothing(*_args: object) -> None:

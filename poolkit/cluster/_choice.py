@@ -27,7 +27,7 @@ class Choice:
         self._core = core
         self.grouped = bool(core.config.zone)  # nodes differ in tier or zone
         self.failing = False  # a node may have failed too often without being ejected (max_ejected_share)
-        self.uneven = True  # a node's pool may be suspended, or share a budget with other pools
+        self.pausing = False  # a node's pool may be suspended
         self.starting = False  # a node may still be in slow start
 
     def inherit(self, old: Choice) -> None:
@@ -43,8 +43,9 @@ class Choice:
         ]  # fmt: skip
         if role is not None or tried:
             free = [m for m in free if m not in tried and has_role(m, role)]
-        if self.uneven:
-            free = self._serving(free)
+        if self.pausing:
+            self.pausing = any(m.suspended() for m in core.entries.values())
+            free = [m for m in free if not m.suspended()]
         if not free:
             return None
         if (self.grouped or self.failing or role is not None) and len(free) > 1:
@@ -57,15 +58,6 @@ class Choice:
             order = rendezvous_order(request.key, [entry.name for entry in free])
             return core.entries[order[0]]
         return core.balancer.choose(free, now, core.random)
-
-    def _serving(self, free: list[NodeEntry]) -> list[NodeEntry]:
-        """Leave out suspended nodes. A node that waits for a permit of its budget is chosen only if no other is left:
-        the budget gives its pool a permit only if a caller waits there.
-        """
-        entries = self._core.entries.values()
-        self.uneven = any(entry.starved is not None or entry.suspended() for entry in entries)
-        free = [m for m in free if not m.suspended()]
-        return [m for m in free if m.starved is None or not m.starved()] or free
 
     def _group(self, free: list[NodeEntry], request: NodeRequest, now: float) -> list[NodeEntry]:
         """Return the entries of the group that serves now. Groups are ordered by role, failures, tier and zone."""

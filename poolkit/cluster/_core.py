@@ -114,7 +114,7 @@ class ClusterCore:
 
     def suspended(self, entry: NodeEntry, ticket: int, now: float) -> None:
         """Free the capacity of a request that found the node's pool suspended: it gets none until that is over."""
-        self.choice.uneven = True
+        self.choice.pausing = True
         self.give_up(entry, ticket, now)
 
     def succeeded(self, entry: NodeEntry, ticket: int, duration: float, now: float) -> None:
@@ -232,7 +232,7 @@ class ClusterCore:
             self.tick_at(self.tiering.due)
         in_tiers = bool(self.config.tiers) or len({node.priority for node in wanted.values()}) > 1
         self.choice.grouped = in_tiers or bool(self.config.zone)
-        self.choice.uneven = True  # choose() looks whether it is so
+        self.choice.pausing = True  # choose() looks whether it is so
         for old in gone:
             old.state = DRAINING
             self.draining.append(old)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .._core.ledger import has_room
 from .._pool_base import PoolBase
 from ..connector import Verdict
 from ..errors import describe, shown
@@ -83,17 +82,11 @@ def made_of(pool: Any) -> Made:
     def refuses() -> bool:
         return own._core.suspended and own._core.fail_fast
 
-    def starved() -> bool:
-        core = own._core
-        ready = core.endpoint.idle or core.endpoint.spare
-        return core.permits is not None and not ready and not has_room(core.permits)
-
-    budget = None if engine._config.budget is None else starved
     if callable(places):
-        return Made(pool, places, 0, suspended, refuses, budget)
+        return Made(pool, places, 0, suspended, refuses)
     if engine._core.features.keyed:
-        return Made(pool, _unlimited, 1, suspended, refuses, budget)
-    return Made(pool, lambda: own._config.max_size or math.inf, 1, suspended, refuses, budget)
+        return Made(pool, _unlimited, 1, suspended, refuses)
+    return Made(pool, lambda: own._config.max_size or math.inf, 1, suspended, refuses)
 
 
 def _unlimited() -> float:

@@ -33,8 +33,6 @@ class Made(NamedTuple):
     """Whether the pool serves no callers for now."""
     refuses: Callable[[], bool] = _no
     """Whether callers are not to wait until that is over."""
-    starved: Callable[[], bool] | None = None
-    """Whether the next caller would wait for a permit of the pool's budget; None: it has no budget."""
 
 
 failure_streaks = count(1)
@@ -66,8 +64,8 @@ class NodeEntry:
 
     __slots__ = ("asking", "book", "busy", "capacity", "checked_at", "ejections", "failure_streak", "failures",
                  "known_role", "last_error", "leases", "load", "min_capacity", "moved_at", "name", "node", "pool",
-                 "pool_capacity", "refuses", "served", "since", "slow", "starved", "state", "suspended", "tickets",
-                 "tier", "until", "weight")  # fmt: skip
+                 "pool_capacity", "refuses", "served", "since", "slow", "state", "suspended", "tickets", "tier",
+                 "until", "weight")  # fmt: skip
 
     def __init__(self, node: Node, made: Made, since: float, state: NodeState) -> None:
         self.node = node
@@ -75,7 +73,7 @@ class NodeEntry:
         self.weight = node.weight
         self.pool = made.pool
         self.capacity = self.pool_capacity = made.capacity
-        self.suspended, self.refuses, self.starved = made.suspended, made.refuses, made.starved
+        self.suspended, self.refuses = made.suspended, made.refuses
         self.tier = node.priority  # lower tiers are tried first
         self.moved_at = since
         self.busy = 0.0  # seconds of leases that ended since the tiers were last evaluated

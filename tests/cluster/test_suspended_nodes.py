@@ -1,4 +1,4 @@
-"""A node whose pool cannot serve for now: suspended, or without a permit of the budget that it shares."""
+"""A node whose pool is suspended, or shares a budget with the other nodes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from poolkit import AsyncPool, Budget, Pool, PoolSuspended
-from poolkit.cluster import AsyncCluster, Cluster, NoNodeAvailable
-from poolkit.testing import AsyncFakeConnector, FakeConnector
+from poolkit import Budget, PoolSuspended
+from poolkit.cluster import Node, NoNodeAvailable
+from poolkit.policies.hashing import rendezvous_order
 from tests.cluster.test_cluster import Rig
 
 pytestmark = pytest.mark.anyio
@@ -123,33 +123,21 @@ async def test_a_lookup_of_roles_in_a_suspended_pool_is_no_failure(flavour: str)
         assert rig.states()["a"] == "usable"
 
 
-async def test_a_node_without_a_permit_is_chosen_last(flavour: str) -> None:
-    """Its pool shares a budget, which another pool has used up. Callers wait there only if no other node is free."""
-    threads = flavour == "threads"
-    fake: Any = FakeConnector if threads else AsyncFakeConnector
-    pool: Any = Pool if threads else AsyncPool
-    budget = Budget(1)
-    other = pool(fake(), name="other", budget=budget)
-    rig = Rig.__new__(Rig)
-    rig.threads, rig.connectors, rig.events = threads, {}, []
-    rig.cluster = (Cluster if threads else AsyncCluster)(
-        lambda node: pool(fake(), name="a", budget=budget) if node.name == "a" else fake(),
-        ["a", "b"], balance="round_robin", slow_start=0.0, name="fakes",
-    )  # fmt: skip
-    async with rig:
-        held = await rig.call(other.acquire)
-        for _ in range(6):
-            lease = await rig.lease()
-            assert lease.node.name == "b"
+@pytest.mark.parametrize("by", ["tier", "key"])
+async def test_a_shared_budget_does_not_change_which_node_serves(flavour: str, by: str) -> None:
+    """After an outage the idle connections of the other node hold all permits. The budget takes them back for callers
+    that go to the right node.
+    """
+    nodes = [Node("a", priority=0), Node("b", priority=1)] if by == "tier" else [Node("a"), Node("b")]
+    async with Rig(flavour, *nodes, pool={"budget": Budget(2)}) as rig:
+        key = None if by == "tier" else next(key for key in range(99) if rendezvous_order(key, ["a", "b"])[0] == "a")
+        leases = [await rig.lease(avoid=["a"]) for _ in range(2)]
+        for lease in leases:
             await rig.give(lease)
-        await rig.call(other.release, held)
-        await rig.call(other.close)
-        nodes = set()
-        for _ in range(2):
-            lease = await rig.lease()
-            nodes.add(lease.node.name)
+        for _ in range(4):
+            lease = await rig.lease(key=key)
+            assert lease.node.name == "a"
             await rig.give(lease)
-        assert nodes == {"a", "b"}, "the permit is free again"
 
 
 async def test_who_leases_from_a_nodes_suspended_pool_itself_fails_at_once(flavour: str) -> None:
