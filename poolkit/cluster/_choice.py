@@ -27,7 +27,7 @@ class Choice:
         self._core = core
         self.grouped = bool(core.config.zone)  # nodes differ in tier or zone
         self.failing = False  # a node may have failed too often without being ejected (max_ejected_share)
-        self.pausing = False  # a node's pool may be suspended
+        self.pausing = True  # a node's pool may be suspended
         self.starting = False  # a node may still be in slow start
 
     def inherit(self, old: Choice) -> None:

@@ -187,6 +187,11 @@ class ClusterCore:
         """Record the end of a probe, which succeeded if ``error`` is None."""
         self.health.probed(entry, error, role, now)
 
+    def pool_changed(self, now: float) -> None:
+        """Call after a node's pool was suspended or resumed."""
+        self.health.probe_due(now)
+        self.requests.settle(now)
+
     def role_found(self, entry: NodeEntry, error: BaseException | None, role: str | None, now: float) -> None:
         """Record the result of a lookup of the node's role."""
         self.roles.answered(entry, now)

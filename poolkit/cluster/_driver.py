@@ -15,7 +15,7 @@ from ..runtimes.threads import ThreadRuntime
 from ._begin import restart
 from ._core import Do, NodeEntry
 from ._finder import Answer, checked, look
-from ._nodepool import NodePool, send_away
+from ._nodepool import NodePool, engine_of, send_away
 from .discovery import Discovery, Found
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class ThreadNodeDriver(Generic[C]):
             error = failure
         for lease in leases:
             lease.close(error=error)
-        cluster._gate.step(cluster._core.probed, entry, error, role, cluster._clock())
+        _probe_after(cluster, entry, error, role)
 
     def _role(self, entry: NodeEntry, connection: C) -> str | None:
         """Look up the role, within ``probe_timeout`` if the node's pool can end the query."""
@@ -209,7 +209,7 @@ class TaskNodeDriver(Generic[C]):
         finally:
             for lease in leases:
                 await lease.close(error=error)
-            cluster._gate.step(cluster._core.probed, entry, error, role, cluster._clock())
+            _probe_after(cluster, entry, error, role)
 
     async def _role(self, connection: C) -> str | None:
         assert self._cluster._role_of is not None
@@ -246,6 +246,14 @@ class TaskNodeDriver(Generic[C]):
             await entry.pool.drain(cluster._config.drain_timeout)
         finally:
             cluster._gate.step(cluster._core.drained, entry)
+
+
+def _probe_after(cluster: ClusterShell[Any], entry: NodeEntry, error: BaseException | None, role: str | None) -> None:
+    """Report the result of a probe to the core. A suspended pool says nothing about the node."""
+    if isinstance(error, PoolSuspended) and engine_of(entry.pool) is not None:
+        cluster._gate.step(cluster._core.health.interrupted, entry)
+    else:
+        cluster._gate.step(cluster._core.probed, entry, error, role, cluster._clock())
 
 
 def _role_after(cluster: ClusterShell[Any], entry: NodeEntry, error: BaseException | None, role: str | None) -> None:

@@ -69,20 +69,30 @@ class Health:
         core.requests.settle(now)
 
     def probe_due(self, now: float) -> None:
-        """Probe the nodes whose ejection has ended."""
+        """Probe the nodes whose ejection has ended, and those whose pool was suspended when their probe was due."""
         for entry in self._core.entries.values():
             if entry.state is EJECTED:
                 if now >= entry.until:
                     self.probe(entry)
                 else:
                     self._core.tick_at(entry.until)
+            elif entry.state is PROBING and entry.paused and not entry.suspended():
+                self.probe(entry)
 
     def probe(self, entry: NodeEntry) -> None:
-        """Start a probe of the node."""
+        """Start a probe of the node; if its pool is suspended, :meth:`probe_due` starts it after that."""
         core = self._core
-        core.effects.append(Effect(Do.PROBE, entry))  # before the state: PROBING without a probe would never end
+        suspended = entry.suspended()
+        if not suspended:
+            core.effects.append(Effect(Do.PROBE, entry))  # before the state: PROBING without a probe would never end
+        entry.paused = suspended
         entry.state = PROBING
         entry.asking = core.asks_roles
+
+    def interrupted(self, entry: NodeEntry) -> None:
+        """Record that a probe found the node's pool suspended, which is no failure: another one is needed."""
+        if entry.state is PROBING:
+            self.probe(entry)
 
     def probed(self, entry: NodeEntry, error: BaseException | None, role: str | None, now: float) -> None:
         """Record the end of a probe, which succeeded if ``error`` is None."""

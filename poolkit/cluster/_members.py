@@ -83,7 +83,7 @@ class Members:
 
 
 class _Look:
-    """Has a cluster look at its waiting callers again after a node's pool was suspended or resumed."""
+    """Tells a cluster that a node's pool was suspended or resumed."""
 
     kinds = frozenset({EventKind.POOL_SUSPENDED, EventKind.POOL_READY})
 
@@ -93,4 +93,4 @@ class _Look:
     def __call__(self, event: Event) -> None:
         cluster = self._cluster()
         if cluster is not None:
-            cluster._gate.step(cluster._core.requests.settle, cluster._clock())
+            cluster._gate.step(cluster._core.pool_changed, cluster._clock())

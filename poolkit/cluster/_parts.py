@@ -63,8 +63,8 @@ class NodeEntry:
     """A node of this cluster with its pool and its state. Balancers see it as a Candidate."""
 
     __slots__ = ("asking", "book", "busy", "capacity", "checked_at", "ejections", "failure_streak", "failures",
-                 "known_role", "last_error", "leases", "load", "min_capacity", "moved_at", "name", "node", "pool",
-                 "pool_capacity", "refuses", "served", "since", "slow", "state", "suspended", "tickets", "tier",
+                 "known_role", "last_error", "leases", "load", "min_capacity", "moved_at", "name", "node", "paused",
+                 "pool", "pool_capacity", "refuses", "served", "since", "slow", "state", "suspended", "tickets", "tier",
                  "until", "weight")  # fmt: skip
 
     def __init__(self, node: Node, made: Made, since: float, state: NodeState) -> None:
@@ -86,6 +86,7 @@ class NodeEntry:
         self.state = state
         self.since = since  # when it became usable
         self.slow = False  # in slow start
+        self.paused = False  # its probe starts when its pool is resumed
         self.until = 0.0  # when the ejection ends
         self.failures = 0  # in a row
         self.ejections = 0  # in a row

@@ -7,10 +7,10 @@ from typing import Any
 import anyio
 import pytest
 
-from poolkit import Budget, PoolSuspended
-from poolkit.cluster import Node, NoNodeAvailable
+from poolkit import AsyncPool, Budget, Pool, PoolSuspended
+from poolkit.cluster import ClusterEventKind, Node, NoNodeAvailable
 from poolkit.policies.hashing import rendezvous_order
-from tests.cluster.test_cluster import Rig
+from tests.cluster.test_cluster import PATIENCE, Rig
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +108,80 @@ async def test_an_ejected_node_stays_suspended(flavour: str) -> None:
             await rig.give(lease)
         await rig.until(lambda: not rig.cluster.pool("a").stats().size, "its connections are closed")
         assert rig.cluster.pool("a").stats().phase == "suspended"
+
+
+@pytest.mark.parametrize("role", [None, "primary"])
+async def test_a_new_node_whose_pool_is_suspended_is_probed_after_that(flavour: str, role: str | None) -> None:
+    """Its pool is created suspended. Callers wait for it; nothing counts as a failure."""
+
+    class Late(Rig):
+        def make(self, node: Node) -> Any:
+            pool = (Pool if self.threads else AsyncPool)(super().make(node), name=node.name)
+            if node.name == "b":
+                pool.suspend()
+            return pool
+
+    settings: dict[str, Any] = {} if role is None else {"role_of": lambda _: "primary"}
+    async with Late(flavour, "a", eject_for=60, eject_max=60, probe_timeout=PATIENCE, **settings) as rig:
+        await rig.give(await rig.lease())
+        rig.cluster.update(["b"])
+        got: list[Any] = []
+
+        async def caller() -> None:
+            got.append(await rig.lease(role=role))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(caller)
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits in the cluster")
+            assert rig.states()["b"] == "probing"
+            rig.cluster.pool("b").resume()
+        assert got[0].node.name == "b"
+        await rig.give(got[0])
+        assert not {ClusterEventKind.PROBE_FAILED, ClusterEventKind.NODE_EJECTED} & set(rig.kinds())
+
+
+async def test_a_pool_that_is_suspended_during_a_probe_is_probed_after_that(flavour: str) -> None:
+    class Held(Rig):
+        def make(self, node: Node) -> Any:
+            fake = super().make(node)
+            if node.name == "b":
+                fake.hold("connect")
+            return fake
+
+    async with Held(flavour, "a", eject_for=60, eject_max=60, probe_timeout=PATIENCE) as rig:
+        await rig.give(await rig.lease())
+        rig.cluster.update(["b"])
+        await rig.until(lambda: rig.cluster.pool("b").stats().waiting, "the probe waits for its connect")
+        rig.cluster.pool("b").suspend()
+        got: list[Any] = []
+
+        async def caller() -> None:
+            got.append(await rig.lease())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(caller)
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits in the cluster")
+            await rig.until(lambda: not rig.cluster.pool("b").stats().waiting, "the probe was refused")
+            rig.connectors["b"].free_all()
+            rig.cluster.pool("b").resume()
+        assert got[0].node.name == "b"
+        await rig.give(got[0])
+        assert not {ClusterEventKind.PROBE_FAILED, ClusterEventKind.NODE_EJECTED} & set(rig.kinds())
+
+
+async def test_a_suspension_adds_nothing_to_an_ejection(flavour: str) -> None:
+    """The ejection ends while the pool is suspended. After resume() the node serves at once."""
+    async with Rig(flavour, "a", eject_after=1, eject_for=0.05, eject_max=60, max_ejected_share=1) as rig:
+        lease = await rig.lease()
+        rig.cluster.pool("a").suspend()
+        await rig.give(lease, error=ConnectionResetError("gone"))
+        await rig.until(lambda: rig.states()["a"] == "probing", "the ejection has ended")
+        await anyio.sleep(0.2)
+        assert rig.states()["a"] == "probing"
+        assert rig.cluster.stats().nodes[0].ejections == 1
+        rig.cluster.pool("a").resume()
+        await rig.until(lambda: rig.states()["a"] == "usable", "a serves again")
+        assert rig.cluster.stats().nodes[0].ejections == 1
 
 
 async def test_a_lookup_of_roles_in_a_suspended_pool_is_no_failure(flavour: str) -> None:
