@@ -260,6 +260,8 @@ class Source:
     """Why no other value can apply to this pool; "" if one can."""
     mute: str = ""
     """The driver for which the setting has no effect, if so."""
+    lowered: tuple[int, Source] | None = None
+    """The default and its source, if ``reconfigure()`` has lowered it to the limit that another setting sets."""
 
 
 _CONFIG = Source("config")

@@ -152,18 +152,25 @@ def reconfigured(config: PoolConfig, changes: Mapping[str, Any]) -> PoolConfig:
             found[name] = value, _muted(source, before.mute, name, value, "") if before.mute else source
         elif value != getattr(config, name):
             raise ConfigError(f"{name}={value!r}: {reason} (from {source.text})", name)
-    return combine(_smaller_defaults(config, found), found, base=config)
+    return combine(_smaller_defaults(config, found), base=config)
 
 
 def _smaller_defaults(config: PoolConfig, changes: Layer) -> Layer:
-    """Return the sizes that nobody has given, where they would contradict the changes, lowered to a new limit."""
-    known, found = sources_of(config), {}
+    """The sizes that nobody has given: each default, or the limit that the changes set for it if that is smaller."""
+    known, found = sources_of(config), dict(changes)
     for name, limits in (("max_idle", ("max_size",)), ("min_size", ("max_size", "max_idle"))):
         source, value = known.get(name, DEFAULT), getattr(config, name)
-        asked = [changes[limit][0] for limit in limits if limit in changes]
-        limit = min((size for size in asked if isinstance(size, int)), default=value)
-        if value is not None and not source.written and limit < value:
-            found[name] = limit, source
+        default, origin = source.lowered or (value, source)
+        if default is None or source.written or name in changes:
+            continue
+        sizes = {limit: found[limit][0] if limit in found else getattr(config, limit) for limit in limits}
+        sizes = {limit: size for limit, size in sizes.items() if type(size) is int and 0 <= size < default}
+        if sizes:
+            limit = min(sizes, key=lambda one: sizes[one])
+            lowered = replace(origin, text=f"{origin.text}, lowered to {limit}", lowered=(default, origin))
+            found[name] = sizes[limit], lowered
+        elif source.lowered:
+            found[name] = default, origin
     return found
 
 

@@ -214,13 +214,14 @@ class BasePool(SQLAlchemyPool):
             "timeout": again("acquire_timeout", timeout), "use_lifo": lifo,
         }  # fmt: skip
         plain = settle(size, overflow, timeout, lifo, None, {}, **self._fixed)
+        alike = plain == config and not any(source.lowered for source in known.values())
         own: dict[str, Any] = {"listeners": self._listeners} if self._listeners else {}
         if self._debug:
             own["debug"] = True
         self._rest.begin(succeeded=True)
         return self.__class__(
             self._creator,
-            **(sizes if plain == config else {"config": config}),
+            **(sizes if alike else {"config": config}),
             **own,
             name=self.poolkit.name,
             pre_ping=self._asked_pre_ping,

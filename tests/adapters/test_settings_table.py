@@ -279,6 +279,49 @@ def test_a_smaller_limit_lowers_the_defaults_of_other_sizes(adapter: str) -> Non
         pool.reconfigure(max_size=3)
 
 
+@pytest.mark.parametrize(
+    ("adapter", "name"), [("httpx", "max_idle"), ("sqlalchemy", "max_idle"), ("psycopg", "min_size")]
+)
+def test_a_greater_limit_restores_the_defaults_of_other_sizes(adapter: str, name: str) -> None:
+    """A resize to a few connections and back changes nothing else."""
+    pool = ADAPTERS[adapter]()
+    default, greater = pool.describe()[name], {"httpx": 100, "sqlalchemy": 15, "psycopg": 20}[adapter]
+    for size in (2, 3, 2):
+        pool.reconfigure(max_size=size)
+        assert pool.describe()[name] == Setting(size, f"{default.source}, lowered to max_size")
+    pool.reconfigure(max_size=greater)
+    assert pool.describe()[name] == default
+    pool.reconfigure(max_size=2, **{name: 1})
+    pool.reconfigure(max_size=greater)
+    assert pool.describe()[name] == Setting(1, "reconfigure()")
+
+
+def test_a_default_is_lowered_to_the_smallest_limit_and_restored_step_by_step() -> None:
+    pool = ADAPTERS["psycopg"]()
+    default = pool.describe()["min_size"]
+    for changes, size, limit in (
+        ({"max_size": 3, "max_idle": 2}, 2, "max_idle"),
+        ({"max_idle": None}, 3, "max_size"),
+        ({"max_idle": 1}, 1, "max_idle"),
+        ({"max_size": 20}, 1, "max_idle"),
+    ):
+        pool.reconfigure(**changes)
+        assert pool.describe()["min_size"] == Setting(size, f"{default.source}, lowered to {limit}")
+    pool.reconfigure(max_idle=None)
+    assert pool.describe()["min_size"] == default
+    with pytest.raises(ConfigError, match=r"^max_size=-1: "):
+        pool.reconfigure(max_size=-1)
+
+
+def test_a_recreated_pool_knows_the_default_that_was_lowered() -> None:
+    engine = create_engine(URL, poolclass=sa.PoolkitPool)
+    pool_of(engine).reconfigure(max_size=3)
+    engine.dispose()
+    assert pool_of(engine).describe()["max_idle"].value == 3
+    pool_of(engine).reconfigure(max_size=15)
+    assert pool_of(engine).describe()["max_idle"].value == 5
+
+
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_a_setting_that_was_not_given_has_a_default_as_its_source(adapter: str) -> None:
     for name, setting in ADAPTERS[adapter]().describe().items():
