@@ -64,6 +64,7 @@ _NESTED: dict[str, type] = {
 }
 _HINTS = get_type_hints(PoolConfig)
 _KNOWN = tuple(f.name for f in fields(PoolConfig))
+_ENDS = tuple(f"_{name}" for name in _KNOWN)
 
 
 @dataclass(frozen=True)
@@ -382,7 +383,8 @@ def variables_of(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         variable: value
         for variable, value in environ.items()
-        if variable.startswith(_EVERY_POOL) and value.strip() and not _KUBERNETES.fullmatch(variable)
+        if variable.startswith(_EVERY_POOL) and value.strip()
+        if variable.lower().endswith(_ENDS) or not _KUBERNETES.fullmatch(variable)
     }
 
 
@@ -393,7 +395,7 @@ def variable_prefix(name: str) -> str:
 
 def of_one_pool(setting: str) -> bool:
     """Whether the end of a variable's name is a setting: ``POOLKIT_ORDERS_DB_MAX_SIZE`` may be that of a pool."""
-    if any(setting.endswith("_" + known) for known in _KNOWN):
+    if setting.endswith(_ENDS):
         return True
     return any(_in_table(setting[place + 1 :]) for place, letter in enumerate(setting) if letter == "_")
 
@@ -402,6 +404,8 @@ def _in_table(setting: str) -> str | None:
     """The dotted name of a setting in a table: "breaker.reset_timeout" for ``POOLKIT_BREAKER_RESET_TIMEOUT``."""
     kind: type | None
     table, _, part = setting.partition("_")
+    if f"_{part}".endswith(_ENDS):  # that setting of a pool "breaker" or "breaker-db"
+        return None
     if table == "classes":
         name, _, part = part.rpartition("_")
         table, kind = f"classes.{name}", ClassConfig if name else None

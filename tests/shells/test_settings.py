@@ -438,6 +438,25 @@ def test_a_pool_may_be_named_as_a_setting_begins(name: str, setting: str) -> Non
         load(name, environ={f"POOLKIT_{name.upper()}_TIMEOUTS": "3"})
 
 
+@pytest.mark.parametrize("setting", ["acquire_timeout", "max_waiting", "start", "budget_weight", "connect_timeout"])
+@pytest.mark.parametrize("table", ["breaker", "overload", "autoscale", "classes", "backoff"])
+@pytest.mark.parametrize("pool", ["{}", "orders-{}", "{}-db"])
+def test_a_pool_may_be_named_as_a_table_of_settings(pool: str, table: str, setting: str) -> None:
+    name = pool.format(table)
+    value = "eager" if setting == "start" else "3"
+    environ = {f"POOLKIT_{name.upper().replace('-', '_')}_{setting.upper()}": value}
+    assert str(getattr(load(name, environ=environ), setting)).startswith(value)
+    for other in ("orders", table):
+        if other != name:
+            assert load(other, environ=environ) == PoolConfig()
+
+
+def test_a_pool_may_be_named_as_kubernetes_names_a_port() -> None:
+    environ = {"POOLKIT_SERVICE_PORT_MAX_SIZE": "3"}
+    assert load("service-port", environ=environ).max_size == 3
+    assert load("service", environ=environ) == PoolConfig()
+
+
 def test_variables_of_a_pool_with_a_longer_name_are_no_mistake() -> None:
     assert load("orders", environ={"POOLKIT_ORDERS_DB_MAX_SIZE": "5"}).max_size == 10
 
