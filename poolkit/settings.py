@@ -157,7 +157,7 @@ def reconfigured(config: PoolConfig, changes: Mapping[str, Any]) -> PoolConfig:
 
 
 def _smaller_defaults(config: PoolConfig, changes: Layer) -> Layer:
-    """The sizes that nobody has given: each default, or the limit that the changes set for it if that is smaller."""
+    """Return the changes with the sizes that nobody has given: each default, or a limit for it that is smaller."""
     known, found = sources_of(config), dict(changes)
     for name, limits in (("max_idle", ("max_size",)), ("min_size", ("max_size", "max_idle"))):
         source, value = known.get(name, DEFAULT), getattr(config, name)
@@ -276,33 +276,48 @@ def tables_of(file: str | os.PathLike[str]) -> list[str]:
     return list(_tables(file))
 
 
-def _tables(file: str | os.PathLike[str]) -> dict[str, dict[Any, Any]]:
-    """The tables of a file of settings by name. Raises ConfigError for what no pool would read."""
+def _tables(file: str | os.PathLike[str], name: str | None = None) -> dict[str, dict[Any, Any]]:
+    """The tables of a file of settings by name. What is neither a table nor a setting belongs to the application.
+
+    Raises ConfigError for a setting outside a table, and for what cannot be read of ``[default]`` and of ``name``.
+    """
     from pathlib import Path  # imported only if there is a file
 
     found: dict[str, dict[Any, Any]] = {}
-    for name, table in read_tables(Path(file)).items():
-        if isinstance(name, bool) or not isinstance(name, (str, int)):  # in YAML: on, null, 1.5
-            raise ConfigError(f"{file}: [{name}]: the name of a table must be a text; put it in quotes", "file")
-        if name in _KNOWN and not _settings_of_pool(table):
+    for key, table in read_tables(Path(file)).items():
+        if isinstance(key, bool):  # in YAML: on, yes, true
+            if name is not None and _WORDS.get(name.lower()) is key:
+                raise ConfigError(f"{file}: [{key}]: the name of a table must be a text; put it in quotes", "file")
+            continue
+        if _is_setting(key, table):
             right = f"must be in a table: [default] for every pool, [orders-db] for the pool {'orders-db'!r}"
-            raise ConfigError(f"{file}: {name}={table!r}: {right}", str(name))
-        if not isinstance(table, dict) and table is not None:
-            raise ConfigError(f"{file}: [{name}] must be a table of settings", str(name))
-        for part, value in (table or {}).items():
+            raise ConfigError(f"{file}: {key}={table!r}: {right}", str(key))
+        own = key == "default" or (name is not None and str(key) == name)
+        if isinstance(table, dict) or table is None:
+            found[str(key)] = table or {}  # in YAML, a table whose lines are all commented out is null
+        elif own:
+            raise ConfigError(f"{file}: [{key}] must be a table of settings", str(key))
+        for part, value in found[str(key)].items() if own else ():
             if isinstance(value, dict) and part not in _KNOWN:
                 why = f"no such setting (a name with a dot goes in quotes); {nearest(str(part), _KNOWN)}"
-                raise ConfigError(f"{file}: [{name}.{part}]: {why}", str(part))
-        found[str(name)] = table or {}  # in YAML, a table whose lines are all commented out is null
+                raise ConfigError(f"{file}: [{key}.{part}]: {why}", str(part))
     return found
 
 
-def _settings_of_pool(table: object) -> bool:
-    """Whether a table is that of a pool whose name is also a setting, such as "breaker"."""
-    return isinstance(table, dict) and bool(table) and all(name in _KNOWN for name in table)
+def _is_setting(key: object, value: Any) -> bool:
+    """Whether an entry outside all tables is a setting, not a table of a pool or of the application with that name."""
+    if not isinstance(value, dict):
+        return key in _KNOWN
+    kind = ClassConfig if key == "classes" else _NESTED.get(str(key))
+    if kind is None or (value and all(part in _KNOWN for part in value)):  # a pool may have the name "breaker"
+        return False
+    tables = [table for table in value.values() if isinstance(table, dict)] if kind is ClassConfig else [value]
+    return any(field.name in table for field in fields(kind) for table in tables)
 
 
-def _own_table(name: str, file: str | os.PathLike[str], tables: Collection[str], environ: Mapping[str, str]) -> None:
+def _own_table(
+    name: str, file: str | os.PathLike[str], tables: Mapping[str, dict[Any, Any]], environ: Mapping[str, str]
+) -> None:
     """Tell that the pool has no table although one has a similar name. Raises ConfigError if it must be the pool's."""
     if name in tables:
         return
@@ -310,6 +325,10 @@ def _own_table(name: str, file: str | os.PathLike[str], tables: Collection[str],
     same = next((table for table in others if variable_prefix(table) == variable_prefix(name)), None)
     if same is not None:
         raise ConfigError(f"{file} has no table [{name}]; did you mean {same!r}?", "file")
+    dotted = _dotted(variable_prefix(name), tables)
+    if dotted is not None:
+        text = f"{file} has no table [{name}]; [{dotted}] is another: a name with a dot goes in quotes"
+        raise ConfigError(text, "file")
     if others and not any(variable.startswith(variable_prefix(name)) for variable in environ):
         from difflib import get_close_matches  # imported only if there is no table
 
@@ -319,14 +338,29 @@ def _own_table(name: str, file: str | os.PathLike[str], tables: Collection[str],
                           f" an empty table [{name}]")  # fmt: skip
 
 
-def _default_table(name: str | None, file: str | os.PathLike[str], tables: Collection[str]) -> None:
-    """Raise ConfigError if the table for every pool seems to be misspelt, such as ``[defaults]``."""
-    words = {table.lower(): table for table in tables if table != name and table.isalpha()}
-    if "default" not in tables and words:
-        from difflib import get_close_matches  # imported only if there is no table
+def _dotted(prefix: str, tables: Mapping[Any, Any], before: str = "") -> str | None:
+    """The table within tables whose dotted name is that of the pool with this prefix of variables: [orders.db]."""
+    for part, table in tables.items():
+        name = f"{before}{part}"
+        if isinstance(table, dict) and prefix.startswith(variable_prefix(name)) and not (before and part in _KNOWN):
+            found = name if prefix == variable_prefix(name) else _dotted(prefix, table, f"{name}.")
+            if found is not None:
+                return found
+    return None
 
-        for near in get_close_matches("default", words, 1, _ALIKE):
-            raise ConfigError(f"{file}: [{words[near]}]: the table for every pool is [default]", "file")
+
+def _default_table(name: str | None, file: str | os.PathLike[str], tables: Collection[str]) -> None:
+    """Tell that a table seems to be meant for every pool. Raises ConfigError if this pool has no other table."""
+    others = {table.lower(): table for table in tables if table != name and table.isalpha()}
+    if "default" in tables or not others:
+        return
+    from difflib import get_close_matches  # imported only if there is no table for every pool
+
+    for near in get_close_matches("default", others, 1, _MISSPELT):
+        text = f"{file}: [{others[near]}]: the table for every pool is [default]"
+        if near in ("default", "defaults") and name not in tables:
+            raise ConfigError(text, "file")
+        _say_once(text)
 
 
 def load(
@@ -347,7 +381,7 @@ def load(
     layers: list[Layer] = []
     environ = variables_of(os.environ if environ is None else environ)
     if file is not None:
-        tables = _tables(file)
+        tables = _tables(file, name)
         _default_table(name, file, tables)
         if name is not None:
             _own_table(name, file, tables, environ)
@@ -374,8 +408,12 @@ _NEARLY = 0.7
 """Similarity from which a variable counts as a misspelt setting: POOLKIT_MAX_SZIE does, POOLKIT_WORKERS does not."""
 _ALIKE = 0.8
 """Similarity from which a table may be meant for a pool: [cahce] for "cache", not [users] for "orders"."""
+_MISSPELT = 0.85
+"""Similarity from which a table may be meant as [default]: [defualt] may, [fault] may not."""
 _KUBERNETES = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
-"""The variables that Kubernetes sets for each service, here for services whose names begin with "poolkit"."""
+"""The variables that Kubernetes sets for each service, here for services whose names begin with "poolkit".
+
+One that ends in the name of a setting is that of a pool: POOLKIT_SERVICE_PORT_MAX_SIZE of "service-port"."""
 
 
 def variables_of(environ: Mapping[str, str]) -> dict[str, str]:

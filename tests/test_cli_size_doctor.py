@@ -290,6 +290,14 @@ def test_doctor_names_a_malformed_file_and_an_unknown_setting(run: Run, tmp_path
     assert "has no table [cache]; its tables: db" in run("doctor", str(path), "--pool", "cache")[2]
 
 
+def test_doctor_examines_only_tables(run: Run, tmp_path: Path) -> None:
+    """``version`` belongs to the application that has the file."""
+    path = tmp_path / "app.yaml"
+    path.write_text("version: 1\nx-hosts: [a, b]\ndb:\n  max_size: 5\n")
+    code, out, _ = run("doctor", str(path), "--json")
+    assert (code, list(json.loads(out)["pools"])) == (0, ["db"])
+
+
 def test_what_is_compared_with_a_server() -> None:
     limits = Limits("PostgreSQL", None, 100, "max_connections", 3, 50, 60.0, "idle_session_timeout")
 

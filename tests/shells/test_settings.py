@@ -483,15 +483,20 @@ def test_the_variables_that_kubernetes_sets_for_a_service_are_no_mistake(variabl
         ("a.toml", "[db.breaker]\nreset_timeout = 0", r"breaker\.reset_timeout=0.*a\.toml"),
         ("a.toml", "[db", "not valid TOML"),
         ("a.toml", "db = 3", r"\[db\] must be a table"),
-        ("a.toml", "other = 3", r"\[other\] must be a table"),
+        ("a.toml", "default = 3", r"\[default\] must be a table"),
         ("a.toml", "max_size = 3", r"a\.toml: max_size=3: must be in a table: \[default\] for every pool"),
         ("a.toml", "[breaker]\nfailure_threshold = 3", r"breaker={'failure_threshold': 3}: must be in a table"),
+        ("a.toml", "[classes.web]\nweight = 3", r"classes={'web': {'weight': 3}}: must be in a table"),
         ("a.toml", "[DB]\nmax_size = 3", r"a\.toml has no table \[db\]; did you mean 'DB'\?"),
         ("a.toml", "[defaults]\nmax_size = 3", r"\[defaults\]: the table for every pool is \[default\]"),
         ("a.toml", "[Default]\nmax_size = 3", r"\[Default\]: the table for every pool is \[default\]"),
-        ("a.toml", "[my.db]\nmax_size = 3", r"\[my\.db\]: no such setting \(a name with a dot goes in quotes\)"),
+        ("a.toml", "[db.one]\nmax_size = 3", r"\[db\.one\]: no such setting \(a name with a dot goes in quotes\)"),
+        (
+            "a.toml",
+            "[default.a]\nmax_size = 3",
+            r"\[default\.a\]: no such setting \(a name with a dot goes in quotes\)",
+        ),
         ("a.toml", f"[db]\nmax_size = {'9' * 5000}", "not valid TOML: Exceeds the limit"),
-        ("a.yaml", "on:\n  max_size: 3", r"\[True\]: the name of a table must be a text; put it in quotes"),
         ("a.yaml", "db:\n  max_size: 2026-06-31", "not valid YAML: day is out of range"),
         ("a.yaml", "db: [", "not valid YAML"),
         ("a.yaml", "- db", "one table of settings"),
@@ -506,6 +511,79 @@ def test_mistakes_in_files(tmp_path: Path, name: str, text: str, message: str) -
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load("db", file=path, environ={})
+
+
+@pytest.mark.parametrize(
+    ("pool", "name", "text", "message"),
+    [
+        ("eu.db", "a.toml", "[eu.db]\nmax_size = 3", r"no table \[eu\.db\]; \[eu\.db\] is another: a name with a dot"),
+        ("a.b.c", "a.toml", "[a.B.c]\nmax_size = 3", r"no table \[a\.b\.c\]; \[a\.B\.c\] is another: a name with a"),
+        ("on", "a.yaml", "on:\n  max_size: 3", r"\[True\]: the name of a table must be a text; put it in quotes"),
+        (None, "a.toml", "[defaults]\nmax_size = 3", r"\[defaults\]: the table for every pool is \[default\]"),
+    ],
+)
+def test_a_table_that_must_be_meant_for_the_pool(
+    tmp_path: Path, pool: str | None, name: str, text: str, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(pool, file=path, environ={})
+    assert load("other", file=path, environ={}) == PoolConfig() if pool else True
+
+
+def test_a_setting_in_the_table_of_another_pool_is_no_table_of_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "pools.toml"
+    path.write_text("[orders.backoff]\nbase = 0.5\n")
+    assert load("orders-backoff", file=path, environ={}) == PoolConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "version: 1\nx-list: [1, 2]\non: push\nnull: 1\n2026-01-01: {}\norders-db:\n  max_size: 7\n"),
+        ("a.yaml", "all: &all {me: *all}\norders-db:\n  max_size: 7\n"),
+        ("a.toml", "debug = true\n[logging.handlers]\nclass = 'x'\n[orders-db]\nmax_size = 7\n"),
+        ("a.toml", "[fault]\nmax_size = 1\n[orders-db]\nmax_size = 7\n"),
+        ("a.toml", "[orders.db]\nmax_size = 1\n[orders-db]\nmax_size = 7\n"),
+        ("a.toml", "[breaker]\nbrand = 'x'\n[order.lines]\nx = 1\n[classes]\nx = 1\n[orders-db]\nmax_size = 7\n"),
+    ],
+)
+def test_other_entries_belong_to_the_application(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, text: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert load("orders-db", file=path, environ={}).max_size == 7
+    assert load("users", file=path, environ={}) == PoolConfig()
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("defaults", "defaults: &defaults {max_size: 7}\norders-db: {<<: *defaults}\n"),
+        ("Default", "Default: {max_size: 6}\norders-db: {max_size: 7}\n"),
+        ("defualt", "defualt: {max_size: 6}\norders-db: {max_size: 7}\n"),
+    ],
+)
+def test_what_may_be_meant_as_the_default_table_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    """``defaults`` is a common anchor in YAML. A pool without a table would have neither, so that is an error."""
+    monkeypatch.setattr(poolkit.settings, "_said", set())
+    path = tmp_path / "pools.yaml"
+    path.write_text(text)
+    for _ in range(2):
+        assert load("orders-db", file=path, environ={}).max_size == 7
+    told = f"{path}: [{name}]: the table for every pool is [default]"
+    assert [record.getMessage() for record in caplog.records] == [told]
+    if name != "defualt":
+        with pytest.raises(ConfigError, match=rf"\[{name}\]: the table for every pool is \[default\]"):
+            load("users", file=path, environ={})
+    path.write_text(text + "default: {max_size: 5}\n")
+    assert load("users", file=path, environ={}).max_size == 5
+    assert len(caplog.records) == 1
 
 
 def test_a_table_with_a_number_for_a_name(tmp_path: Path) -> None:
