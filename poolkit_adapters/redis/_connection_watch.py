@@ -35,11 +35,21 @@ from ._driver import (
 )
 from ._footprint import NOTED, Footprint
 
-__all__ = ("IDLE", "USED", "AsyncConnectionWatch", "ConnectionWatch", "State", "disconnect_now", "passing_through")
+__all__ = (
+    "IDLE",
+    "USED",
+    "AsyncConnectionWatch",
+    "ConnectionWatch",
+    "State",
+    "disconnect_now",
+    "mark_of",
+    "passing_through",
+)
 
 _CLOSED = "Connection closed by server."
 _PUSH = b">"
 _PEEK = 1 << 17
+_MARK = "_poolkit_handled"
 _OLD_TLS = sys.version_info < (3, 11)
 """asyncio's TLS does not report that the peer closed TLS, and ``is_closing()`` fails after a lost connection."""
 _ROUNDS = 64
@@ -63,6 +73,14 @@ def _forget_token(connection: Any) -> None:
         connection.set_re_auth_token(None)
 
 
+def mark_of(error: BaseException) -> object:
+    """Return an object that identifies the exception and does not keep it alive, nor the frames of its traceback.
+
+    An id could be used again, and most exceptions have no weak references.
+    """
+    return error.__dict__.setdefault(_MARK, object())
+
+
 def passing_through(watch: ConnectionWatch | AsyncConnectionWatch) -> BaseException | None:
     """Return the exception that ends the lease of a connection. Call it when the lease ends.
 
@@ -70,7 +88,7 @@ def passing_through(watch: ConnectionWatch | AsyncConnectionWatch) -> BaseExcept
     """
     handled, watch.handled = watch.handled, None
     passing = sys.exc_info()[1]
-    return None if passing is handled else passing
+    return None if passing is None or passing.__dict__.get(_MARK) is handled else passing
 
 
 class ConnectionWatch:
@@ -105,7 +123,7 @@ class ConnectionWatch:
         self.inspectable = isinstance(self.inner, Abstract) and type(self.inner).can_read is Abstract.can_read
         self.state = State.OPENING
         self.counted: State | None = None
-        self.handled: BaseException | None = None  # the exception that was being handled when the lease began
+        self.handled: object = None  # the mark of the exception that was being handled when the lease began
         self.opened_at = 0.0
         self.recheck = False  # whether work is due before the connection may be handed out, such as a new AUTH
         self._sock: Any = None
@@ -308,7 +326,7 @@ class AsyncConnectionWatch:
         )
         self.state = State.OPENING
         self.counted: State | None = None
-        self.handled: BaseException | None = None  # the exception that was being handled when the lease began
+        self.handled: object = None  # the mark of the exception that was being handled when the lease began
         self.opened_at = 0.0
         self.recheck = False
         self.closed: asyncio.Future[None] | None = None  # set if disconnect() waits for the close

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -201,3 +203,43 @@ async def test_a_lease_of_a_task_that_ends_late_in_an_except_block_is_reported(
         await until_async(lambda: pool.poolkit.stats().leaks)
         with pytest.raises(LeaseOverdue):
             await pool.release(connection)
+
+
+class Local:
+    """An object of the frame that raised."""
+
+
+def failing(kept: list[weakref.ref[Local]]) -> None:
+    local = Local()
+    kept.append(weakref.ref(local))
+    raise ValueError
+
+
+@pytest.mark.parametrize("interrupt", [None])
+def test_a_long_lease_keeps_no_exception_alive(make_pool: Callable[..., Any], interrupt: None) -> None:
+    """A subscription that begins in an ``except`` block may last for hours."""
+    kept: list[weakref.ref[Local]] = []
+    pubsub = redis.Redis(connection_pool=make_pool()).pubsub()
+    try:
+        failing(kept)
+    except ValueError:
+        pubsub.subscribe("a-channel")
+    gc.collect()
+    assert kept[0]() is None
+    pubsub.close()
+
+
+@pytest.mark.parametrize("interrupt", [None])
+@pytest.mark.anyio
+async def test_a_long_lease_of_a_task_keeps_no_exception_alive(
+    make_async_pool: Callable[..., Any], interrupt: None
+) -> None:
+    kept: list[weakref.ref[Local]] = []
+    pubsub = redis.asyncio.Redis(connection_pool=make_async_pool()).pubsub()
+    try:
+        failing(kept)
+    except ValueError:
+        await pubsub.subscribe("a-channel")
+    gc.collect()
+    assert kept[0]() is None
+    await pubsub.aclose()
