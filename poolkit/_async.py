@@ -111,14 +111,17 @@ class AsyncPool(PoolBase[C]):
     """A pool for tasks (asyncio, trio). Arguments as :class:`~poolkit.Pool`, with an :class:`~poolkit.AsyncConnector`.
 
     It may be created outside an event loop. It belongs to the loop of its first use, and raises
-    :class:`~poolkit.WrongLoop` on another one while the first loop is open. After the first loop is closed, another one
-    may use the pool, which starts again with new connections. If connections belong to no loop (``any_loop``), several
-    asyncio loops may use the pool, even at once in different threads.
+    :class:`~poolkit.WrongLoop` on another one while the first loop is open. ``start="eager"`` binds it to the loop in
+    which it is created, while that runs. After the first loop is closed, another one may use the pool, which starts
+    again with new connections. If connections belong to no loop (``any_loop``), several asyncio loops may use the pool,
+    even at once in different threads.
     """
 
     _kind = Kind(TaskDriver, TaskSlowPath)
     _driver: TaskDriver[C]
     _slow: TaskSlowPath[C]
+    _made_in: AsyncRuntime | None = None
+    """The event loop to which the creation of the pool has bound it, until its first use."""
 
     def __init__(
         self,

@@ -490,6 +490,14 @@ class ThreadDriver(Driver[C]):
         return shown_again(self.runtime.name_of(holder))
 
 
+def _loop_ends(pool: Any, error: BaseException) -> None:
+    """If a connect was cancelled, its event loop ends. A pool that it has only created is to have no error then."""
+    if not isinstance(error, (Exception, GeneratorExit)):  # GeneratorExit: in a finalizer, which must not take locks
+        from ._binding import unbind_if_unused  # imported here, because it imports asyncio
+
+        unbind_if_unused(pool)
+
+
 class TaskDriver(Driver[C]):
     """Works in separate tasks, which the cancellation of a caller does not reach.
 
@@ -598,16 +606,22 @@ class TaskDriver(Driver[C]):
         """Open a connection for the first waiting caller. Returns the error if it failed."""
         pool = self._pool
         core, limit = pool._core, pool._config.connect_timeout
+        if not core.slots.has(slot):
+            return None  # the pool was bound to another loop before this job began
         try:
             refuse_closed(pool)  # the pool may have been closed since the core decided to connect
             bound = None if self.operations.bounds_connects else limit
             opened = await self.runtime.bounded(bound, self.connect, slot, limit)
         except BaseException as error:
+            _loop_ends(pool, error)
             if core is pool._core:
                 self.connect_failed(core, slot, error)
             if not isinstance(error, Exception):
                 raise
             return error
+        if core is not pool._core:  # the pool was bound to another loop
+            self.operations.abort(opened[0])
+            return None
         found = pool._gate.step(self.arrived, slot, opened)
         return found if isinstance(found, BrokenContract) else None
 

@@ -309,7 +309,8 @@ class PoolConfig(_Recording):
     longest unused one, which spreads the use."""
     start: Literal["lazy", "eager"] = "lazy"
     """"eager" opens ``min_size`` connections when the pool is created; "lazy" from its first use on. An AsyncPool that
-    is created outside of an event loop opens them from its first use on in any case."""
+    is created outside of an event loop opens them from its first use on in any case. "eager" binds one that is created
+    in an event loop to that loop while it runs; if it no longer runs at the first use, the loop of that use counts."""
     acquire_timeout: float | None = 30.0
     """Seconds from the call until the caller has a usable connection, including all stages; 0: never wait; None: no
     limit. The default is that of QueuePool, psycopg_pool and HikariCP."""

@@ -278,6 +278,11 @@ class Slots:
         """Whether more connections exist than the limit allows, not counting those that are closing."""
         return len(self.all) - self.closing > self._core.size.limit
 
+    def has(self, slot: Slot) -> bool:
+        """Return whether the slot is registered here. That of a former core is not, even if its number is."""
+        registered = self.all.get(slot.id)
+        return registered is not None and registered() is slot
+
     def twin_of(self, connection: object) -> Slot | None:
         """Return the slot that already has this connection object, or None."""
         known = self.all.get(self.known.get(id(connection), 0))

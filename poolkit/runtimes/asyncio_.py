@@ -181,6 +181,10 @@ class AsyncioRuntime:
         """Whether the loop is open."""
         return not self._loop.is_closed()
 
+    def running(self) -> bool:
+        """Whether the loop runs now."""
+        return self._loop.is_running()
+
     def parker(self) -> _Parker:
         """A new parker for the calling task."""
         return _Parker(self._loop)
@@ -318,6 +322,8 @@ class AnyLoopRuntime:
         """Whether there is a loop that runs the pool's work."""
         loop = self._loop
         return loop is not None and loop.is_running()
+
+    running = alive
 
     def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let the running loop take over the work that stopped loops have left."""

@@ -81,6 +81,9 @@ class AsyncRuntime(Protocol):
     def alive(self) -> bool:
         """Whether the event loop can still run tasks."""
 
+    def running(self) -> bool:
+        """Whether the event loop runs now, in any thread."""
+
     def parker(self) -> AsyncParker:
         """A new parker for the calling task."""
 

@@ -142,6 +142,8 @@ class TrioRuntime:
             return False
         return True
 
+    running = alive
+
     def parker(self) -> _Parker:
         """A new parker for the calling task."""
         return _Parker(self._token)

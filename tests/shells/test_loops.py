@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -236,3 +237,93 @@ def test_a_lazy_pool_made_in_a_loop_belongs_to_the_loop_of_its_first_use() -> No
 
     pool = asyncio.run(make())
     assert asyncio.run(use(pool)) == 1
+
+
+async def eager(*, opened: bool) -> tuple[AsyncPool[Any], AsyncFakeConnector]:
+    """Create a pool in this loop, which returns with its connects open or in progress."""
+    pool, connector = pool_of(min_size=2, start="eager")
+    if not opened:
+        connector.hold("connect")
+    await until_async(lambda: connector.calls["connect"] == 2, "the pool connects", pool.stats)
+    if opened:
+        await until_async(lambda: pool.stats().idle == 2, "min_size is open", pool.stats)
+    return pool, connector
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("second", ["asyncio", "trio"])
+@pytest.mark.parametrize("first", ["asyncio", "trio", "stopped"])
+def test_an_eager_pool_that_nobody_has_used_is_bound_by_its_first_use(first: str, second: str, *, opened: bool) -> None:
+    """The loop that created it has ended, or is open and does not run."""
+    loop = asyncio.new_event_loop()
+    make = partial(eager, opened=opened)
+    pool, connector = trio.run(make) if first == "trio" else loop.run_until_complete(make())
+    if first == "asyncio":
+        end(loop)
+    assert (pool.stats().connect_errors, pool.stats().last_connect_error) == (0, None)
+    connector.free_all()
+    assert (asyncio.run(use(pool)) if second == "asyncio" else trio.run(use, pool)) > 0
+    assert (pool.stats().connect_errors, pool.stats().last_connect_error) == (0, None)
+    pool.check_books()
+    if not loop.is_closed():
+        end(loop)
+    assert all(one.closed for one in connector.connections[:2]) or not opened
+    pool.check_books()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_late_connect_of_the_loop_that_created_an_eager_pool_is_dropped(*, begun: bool) -> None:
+    """The loop runs again after another one has taken the pool over. Its connect has begun, or begins only then."""
+    loop = asyncio.new_event_loop()
+    connector = AsyncFakeConnector()
+
+    async def make() -> AsyncPool[Any]:
+        pool = AsyncPool(connector, max_size=2, min_size=2 if begun else 0, start="eager")
+        if begun:
+            connector.hold("connect")
+            await until_async(lambda: connector.calls["connect"] == 2, "the pool connects", pool.stats)
+        return pool
+
+    async def take() -> None:
+        await use(pool)
+        await until_async(lambda: pool.stats().idle == 2, "min_size is open", pool.stats)
+        await asyncio.to_thread(loop.run_until_complete, asyncio.sleep(0.05))
+        assert pool.stats().size == connector.live == 2
+        pool.check_books()
+        await pool.close()
+
+    pool = loop.run_until_complete(make())
+    if not begun:
+        pool.reconfigure(min_size=2)
+        assert pool.stats().connecting == 2
+        assert not connector.calls["connect"]
+    connector.free_all()
+    asyncio.run(take())
+    end(loop)
+    assert connector.live == 0
+
+
+@pytest.mark.parametrize("used", ["lease", "open", "warm_up"])
+def test_an_eager_pool_that_was_used_stays_with_its_loop(used: str) -> None:
+    loop = asyncio.new_event_loop()
+    pool, _ = loop.run_until_complete(eager(opened=True))
+    if used == "lease":
+        loop.run_until_complete(use(pool))
+    elif used == "open":
+        loop.run_until_complete(pool.__aenter__())
+    else:
+        loop.run_until_complete(pool.warm_up())
+    with pytest.raises(WrongLoop):
+        asyncio.run(use(pool))
+    loop.run_until_complete(pool.close())
+    end(loop)
+
+
+def end(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop as asyncio.run() does."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()

@@ -229,6 +229,8 @@ class SimulatedLoop:
         """Whether the loop can run tasks."""
         return True
 
+    running = alive
+
     def parker(self) -> _Parker:
         """A place to sleep in virtual time."""
         return _Parker(self)
