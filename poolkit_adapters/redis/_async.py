@@ -181,8 +181,8 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         if watch.handled is not None:
             passing = passing_through(watch)
         try:
-            if passing is None or isinstance(passing, DriverError):  # see the synchronous pool
-                keep = self.owns_connection(connection) and watch.reusable()
+            certain = passing is None or isinstance(passing, DriverError)  # see the synchronous pool
+            keep = self.owns_connection(connection) and (watch.reusable() if certain else watch.doubt())
             if AsyncReleasedEvent is not None and must_notify(self, connection, keep):
                 reusable, keep = keep, False  # an exception of a listener leaves the connection in an unknown state
                 await self._event_dispatcher.dispatch_async(AsyncReleasedEvent(connection))

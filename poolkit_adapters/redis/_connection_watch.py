@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
+from secrets import token_hex
 from typing import Any
 
 from ._driver import (
@@ -113,6 +114,7 @@ class ConnectionWatch:
         "opened_at",
         "recheck",
         "state",
+        "unsure",
     )
 
     def __init__(self, connection: Any, lock: Any) -> None:
@@ -126,6 +128,7 @@ class ConnectionWatch:
         self.handled: object = None  # the mark of the exception that was being handled when the lease began
         self.opened_at = 0.0
         self.recheck = False  # whether work is due before the connection may be handed out, such as a new AUTH
+        self.unsure = False  # whether a reply to its last user may still arrive
         self._sock: Any = None
         self._fileno: Callable[[], int] | None = None
         self._number = -1
@@ -143,7 +146,7 @@ class ConnectionWatch:
 
     def opened(self) -> None:
         """Record that the connection has just connected, with the current credentials."""
-        self.recheck = False
+        self.recheck = self.unsure = False
         _forget_token(self.inner)
         if self._footprint is not None:
             self._footprint.forget()
@@ -199,7 +202,12 @@ class ConnectionWatch:
                     ready = False if self._ends_within_a_record() else self._next_is_push(inner)
             if ready is False:
                 return False
-            self.recheck = False
+            if self.unsure:
+                word = token_hex(16)
+                inner.send_command("ECHO", word, check_health=False)
+                if inner.read_response(disable_decoding=True) != word.encode():
+                    return False
+            self.recheck = self.unsure = False
             if getattr(inner, "_re_auth_token", None) is not None:
                 inner.re_auth()
                 return self.clean()  # more than the reply to AUTH may have arrived
@@ -261,6 +269,16 @@ class ConnectionWatch:
         footprint = self._footprint
         return self.inner._sock is not None and (footprint is None or not footprint.changed)
 
+    def doubt(self) -> bool:
+        """Return whether the connection may be kept if it answers an ``ECHO`` before its next use.
+
+        An exception may have come between a command and its reply. A reply that has not arrived cannot be seen.
+        """
+        inner = self.inner  # a proxy's replies may be read by another thread
+        plain = inner is self.connection and self.inspectable and getattr(inner, "_re_auth_token", None) is None
+        self.recheck = self.unsure = plain and self.reusable()
+        return self.unsure
+
     def failed(self) -> bool:
         """Return whether the network failed while the connection was in use."""
         return self._footprint is not None and self._footprint.failed
@@ -312,6 +330,7 @@ class AsyncConnectionWatch:
         "opened_at",
         "recheck",
         "state",
+        "unsure",
     )
 
     def __init__(self, connection: Any, *, pushes: bool = False) -> None:
@@ -329,6 +348,7 @@ class AsyncConnectionWatch:
         self.handled: object = None  # the mark of the exception that was being handled when the lease began
         self.opened_at = 0.0
         self.recheck = False
+        self.unsure = False
         self.closed: asyncio.Future[None] | None = None  # set if disconnect() waits for the close
         self._writer: Any = None
         self._lost: Callable[[], Any] = bool  # whether the transport of this writer is closed
@@ -345,7 +365,7 @@ class AsyncConnectionWatch:
 
     def opened(self) -> None:
         """Record that the connection has just connected, with the current credentials."""
-        self.recheck = False
+        self.recheck = self.unsure = False
         _forget_token(self.connection)
         if self._footprint is not None:
             self._footprint.forget()
@@ -419,6 +439,12 @@ class AsyncConnectionWatch:
                         return False
                 if self.ended() or (MARKS_FOR_RECONNECT and connection.should_reconnect()):
                     return False
+                if self.unsure:
+                    word = token_hex(16)
+                    await connection.send_command("ECHO", word, check_health=False)
+                    if await connection.read_response(disable_decoding=True) != word.encode():
+                        return False
+                    self.unsure = False
                 if getattr(connection, "_re_auth_token", None) is not None:
                     await connection.re_auth()
                 self.recheck = False
@@ -467,6 +493,15 @@ class AsyncConnectionWatch:
         if self._footprint is not None and self._footprint.changed:
             return False
         return bool(connection.is_connected)
+
+    def doubt(self) -> bool:
+        """Return whether the connection may be kept if it answers an ``ECHO`` before its next use.
+
+        An exception may have come between a command and its reply. A reply that has not arrived cannot be seen.
+        """
+        plain = self.inspectable and getattr(self.connection, "_re_auth_token", None) is None
+        self.recheck = self.unsure = plain and self.reusable()
+        return self.unsure
 
     def failed(self) -> bool:
         """Return whether the network failed while the connection was in use."""

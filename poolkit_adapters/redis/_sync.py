@@ -189,9 +189,12 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         if watch.handled is not None:
             passing = passing_through(watch)
         try:
-            # do not keep it while an exception is being raised that is not redis-py's own: a signal handler may have
-            # raised it between a request and its reply, and a reply that has not arrived yet cannot be detected
-            if self.owns_connection(connection) and (passing is None or isinstance(passing, DriverError)):
+            if not self.owns_connection(connection):
+                pass
+            elif passing is not None and not isinstance(passing, DriverError):
+                # a signal handler may have raised it between a request and its reply
+                keep = watch.doubt()
+            else:
                 keep = watch.reusable()
                 if ReleasedEvent is not None and must_notify(self, connection, keep):
                     reusable, keep = keep, False  # an exception leaves it in an unknown state

@@ -243,3 +243,60 @@ async def test_a_long_lease_of_a_task_keeps_no_exception_alive(
     gc.collect()
     assert kept[0]() is None
     await pubsub.aclose()
+
+
+@pytest.mark.parametrize("interrupt", [TimeIsUp, KeyboardInterrupt])
+@pytest.mark.parametrize("options", [{}, {"decode_responses": True, "protocol": 3}, {"timeout": 0}], ids=str)
+def test_an_error_between_complete_replies_closes_nothing(
+    make_pool: Callable[..., Any], interrupt: type[BaseException], options: dict[str, Any]
+) -> None:
+    """A program that finds a wrong value in a ``WATCH`` block leaves it with an exception."""
+    pool = make_pool(max_connections=1, **options)
+    client = redis.Redis(connection_pool=pool)
+    for _ in range(5):
+        with pytest.raises(interrupt), client.pipeline() as pipe:
+            pipe.watch("a-key")
+            pipe.get("a-key")
+            raise interrupt
+    assert client.ping()
+    assert pool.poolkit.stats().connects == 1
+
+
+@pytest.mark.parametrize("interrupt", [TimeIsUp, KeyboardInterrupt, asyncio.CancelledError])
+@pytest.mark.parametrize("options", [{}, {"decode_responses": True, "protocol": 3}, {"timeout": 0}], ids=str)
+@pytest.mark.anyio
+async def test_an_error_of_a_task_between_complete_replies_closes_nothing(
+    make_async_pool: Callable[..., Any], interrupt: type[BaseException], options: dict[str, Any]
+) -> None:
+    pool = make_async_pool(max_connections=1, **options)
+    client = redis.asyncio.Redis(connection_pool=pool)
+    for _ in range(5):
+        try:
+            async with client.pipeline() as pipe:
+                await pipe.watch("a-key")
+                await pipe.get("a-key")
+                raise interrupt
+        except interrupt:
+            pass
+    assert await client.ping()
+    assert pool.poolkit.stats().connects == 1
+
+
+@INTERRUPTS
+def test_a_server_that_does_not_answer_after_an_interrupt_costs_the_next_caller_no_error(
+    interrupt: type[BaseException],
+) -> None:
+    """A blocking command, for example, has its reply much later."""
+    with (
+        RogueRedis() as server,
+        PoolkitConnectionPool(
+            host=server.host, port=server.port, max_connections=1, check_timeout=0.1, protocol=2
+        ) as pool,
+    ):
+        client = Client(connection_pool=pool)
+        server.mute.add("ECHO")
+        client.interrupted = True
+        with pytest.raises(interrupt):
+            client.get("a-key")
+        assert client.ping()
+        assert pool.poolkit.stats().connects == 2
