@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from sys import exc_info
 from typing import TYPE_CHECKING, Any
 
@@ -159,13 +159,17 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         """Return a new connection object that is neither connected nor in the pool."""
         return self._shared.make(self.connection_class, self.connection_kwargs)
 
-    async def release(self, connection: Any) -> None:
+    def release(self, connection: Any) -> Coroutine[Any, Any, None]:
         """Give a connection back. However this call ends, the connection is in the pool again or closed.
 
         Raises ``KeyError`` for a connection that is not in use, as redis-py does. The pool keeps the connection only
         if it is connected, not marked for reconnect, and its session is unchanged. It closes one with another
         database selected, an open transaction or a subscription.
         """
+        # no coroutine: redis-py's pipelines run it in a task of its own, which does not see the caller's exception
+        return self._release(connection, exc_info()[1])
+
+    async def _release(self, connection: Any, passing: BaseException | None) -> None:
         watch = self._watches.get(id(connection))
         if watch is None or watch.connection is not connection or watch.state is not USED:
             if self._former.take(connection):
@@ -177,9 +181,8 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             )
         watch.state = IDLE
         keep, overdue = False, None
-        passing = exc_info()[1]
         if watch.handled is not None:
-            passing = passing_through(watch)
+            passing = passing_through(watch, passing)
         try:
             certain = passing is None or isinstance(passing, DriverError)  # see the synchronous pool
             keep = self.owns_connection(connection) and (watch.reusable() if certain else watch.doubt())

@@ -82,13 +82,14 @@ def mark_of(error: BaseException) -> object:
     return error.__dict__.setdefault(_MARK, object())
 
 
-def passing_through(watch: ConnectionWatch | AsyncConnectionWatch) -> BaseException | None:
-    """Return the exception that ends the lease of a connection. Call it when the lease ends.
+def passing_through(
+    watch: ConnectionWatch | AsyncConnectionWatch, passing: BaseException | None
+) -> BaseException | None:
+    """Return the exception that ends the lease of a connection: ``passing``, the current one, or None.
 
     An exception that was being handled when the lease began does not: its caller works in an ``except`` block.
     """
     handled, watch.handled = watch.handled, None
-    passing = sys.exc_info()[1]
     return None if passing is None or passing.__dict__.get(_MARK) is handled else passing
 
 

@@ -187,7 +187,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         keep = False
         passing = exc_info()[1]
         if watch.handled is not None:
-            passing = passing_through(watch)
+            passing = passing_through(watch, passing)
         try:
             if not self.owns_connection(connection):
                 pass

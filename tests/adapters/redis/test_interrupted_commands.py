@@ -145,6 +145,30 @@ def test_an_interrupted_command_of_a_task_closes_its_connection(
     asyncio.run(main())
 
 
+@INTERRUPTS
+def test_an_interrupted_pipeline_of_a_task_closes_its_connection(
+    server: Withholding, interrupt: type[BaseException]
+) -> None:
+    """redis-py's pipelines give their connections back in another task."""
+
+    async def main() -> None:
+        pool = AsyncPoolkitConnectionPool(host=server.host, port=server.port, max_connections=1)
+        client = redis.asyncio.Redis(connection_pool=pool)
+        try:
+            async with client.pipeline(transaction=False) as pipe:
+                pipe.set_response_callback("ECHO", lambda reply, **_: signal.raise_signal(signal.SIGALRM))
+                pipe.echo("first").echo(SECRET)
+                await pipe.execute()
+        except interrupt:
+            assert await redis.asyncio.Redis(connection_pool=pool).echo("bob") == b"bob"
+        else:
+            pytest.fail("the pipeline was not interrupted")
+        await pool.aclose()
+        await pool.poolkit.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("interrupt", [TimeIsUp, KeyboardInterrupt, SystemExit, asyncio.CancelledError])
 def test_commands_in_an_except_block_use_the_same_connection(
     make_pool: Callable[..., Any], interrupt: type[BaseException]
