@@ -264,7 +264,8 @@ def _try_cancel(pgconn: PGconn, ending: Ending, *, timeout: float = CANCEL_TIMEO
         with _failed_request():
             _Request(pgconn).send(deadline - time.monotonic())
         answered = True
-        if not ready(pgconn.socket, deadline - time.monotonic()):
+        # libpq may have read the whole reply before. Nothing is read here: psycopg waits for what is in the socket
+        if pgconn.is_busy() and not ready(pgconn.socket, deadline - time.monotonic()):
             raise TimeoutError
     except TimeoutError:
         _give_up(pgconn, ending, answered, interruption)
@@ -283,7 +284,8 @@ async def _try_cancel_async(pgconn: PGconn, ending: Ending, *, timeout: float = 
         with _failed_request():
             await _Request(pgconn).send_async()
         answered = True
-        await wait_for(asyncio.get_running_loop(), pgconn.socket)
+        if pgconn.is_busy():  # see _try_cancel
+            await wait_for(asyncio.get_running_loop(), pgconn.socket)
 
     try:
         await asyncio.wait_for(stop(), min(timeout, CANCEL_TIMEOUT))

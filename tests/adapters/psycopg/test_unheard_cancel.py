@@ -60,3 +60,16 @@ async def test_a_server_that_answers_a_cancel_request_keeps_its_connection(postg
             await connection.rollback()
         async with pool.connection() as connection:
             assert connection.info.backend_pid == pid
+
+
+async def test_a_stream_whose_rows_have_all_arrived_keeps_its_connection(postgres: PostgresServer) -> None:
+    async with AsyncPoolkitConnectionPool(postgres.url, min_size=0, max_size=1, open=False) as pool:
+        async with pool.connection() as connection:
+            pid = connection.info.backend_pid
+            stream = connection.cursor().stream("select generate_series(1, 3)")
+            async for row in stream:
+                assert row == (1,)
+                break
+            await stream.aclose()  # type: ignore[attr-defined]  # psycopg's is a generator
+        async with pool.connection() as connection:
+            assert connection.info.backend_pid == pid
