@@ -185,10 +185,12 @@ class PooledDatabase:
 
     def _give_back(self, lease: Lease[Any], *, state: LeaseState) -> None:
         """Reset a connection that was used and end its lease, in the thread that gives it back."""
+        if state.broken:
+            self._discard(lease, state)
+            return
         reset = self._reset is not None
-        changed = reset and state.changed is not None and not self._irreplaceable
-        gone = state.broken or changed
-        if changed and not state.broken:
+        gone = reset and state.changed is not None and not self._irreplaceable
+        if gone:
             logger.debug("%s: closed a connection, because %s may have changed its session", self.name, state.changed)
         connection, failure = lease.connection, None
         try:
@@ -202,7 +204,7 @@ class PooledDatabase:
             logger.debug("%s: closed a connection, because its reset failed: %s", self.name, describe(error))
             failure = error
         except BaseException:
-            lease.close(discard=True)
+            self._discard(lease, state)
             raise
         if gone:
             lease.close(discard=True)
@@ -212,6 +214,16 @@ class PooledDatabase:
             lease.close(error=ConnectionAbortedError())
         else:
             lease.close(discard=failure is not None)
+
+    def _discard(self, lease: Lease[Any], state: LeaseState) -> None:
+        """End a lease whose connection may be in the middle of a reply."""
+        connection = lease.connection
+        self._connector.keep(connection, state.drop_dependents())
+        try:
+            lease.close(discard=True)
+        except BaseException:
+            self._connector.forget(connection)
+            raise
 
     def _limited(self, connection: Any, what: str) -> AbstractContextManager[None]:
         """A block that includes a rollback, which a vanished server never answers."""

@@ -91,6 +91,14 @@ class LeaseState:
                 with contextlib.suppress(Exception):
                     dependent.close()
 
+    def drop_dependents(self) -> list[Any]:
+        """Make the proxies unusable, and call nothing of the module: a reply may be half read.
+
+        Returns what they stood for, for :meth:`DbapiConnector.keep`.
+        """
+        proxies = [dependent for ref in self.dependents if (dependent := ref()) is not None]
+        return [one._drop() for one in proxies if isinstance(one, (PooledCursor, PooledIterator, PooledBlock))]
+
 
 class PooledConnection:
     """A leased connection of the module. All its attributes are available; :meth:`close` gives it back.
@@ -190,7 +198,7 @@ class PooledConnection:
                 pass
             elif error is None:
                 self.commit()
-            elif isinstance(error, Exception):
+            elif isinstance(error, Exception) and not self._state.broken:
                 with contextlib.suppress(Exception), self._database._limited(self._real, "rollback"):
                     self.rollback()  # must not replace the first error; close() tries again
         finally:
@@ -221,7 +229,7 @@ class PooledConnection:
                 return self
             if name in SHORTCUTS and hasattr(result, "fetchone"):
                 return self._wrap(result)
-            return proxy_of(self, result)
+            return proxy_of(self, name, result)
 
         return method
 
@@ -262,9 +270,13 @@ class PooledCursor:
         connection: PooledConnection = self._connection
         return connection
 
-    def _end(self) -> None:
+    def _drop(self) -> Any:
         cursor = self._cursor
         object.__setattr__(self, "_cursor", None)
+        return cursor
+
+    def _end(self) -> None:
+        cursor = self._drop()
         if cursor is not None:
             with contextlib.suppress(Exception):
                 cursor.close()
@@ -305,7 +317,7 @@ class PooledCursor:
             result = connection._call(getattr(real, name), *args, **kwargs)
             if result is real:
                 return self
-            return result if name.startswith("fetch") else proxy_of(connection, result)  # rows may be of any type
+            return result if name.startswith("fetch") else proxy_of(connection, name, result)  # rows may be of any type
 
         return method
 

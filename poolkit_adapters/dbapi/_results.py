@@ -1,14 +1,16 @@
 """What a module's methods return and what uses the connection later: it must not do so after the lease.
 
 An iterator and a context manager get a proxy, because they may begin after the lease. Any other object with a
-``close()`` (a blob, a large object) stays the module's own, and is closed at the return.
+``close()`` (a blob, a large object) stays the module's own, and is closed at the return. So does a reader that a
+``fetch`` method returns, because other libraries ask for its type.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from types import TracebackType
+from functools import wraps
+from types import GeneratorType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,14 +21,16 @@ __all__ = ("PooledBlock", "PooledIterator", "proxy_of")
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
 
 
-def proxy_of(connection: PooledConnection, result: Any) -> Any:
+def proxy_of(connection: PooledConnection, name: str, result: Any) -> Any:
     """Return what a user gets for the result of a method, and note it if it uses the connection later."""
     kind = type(result)
     if kind in _PLAIN:
         return result
-    if hasattr(kind, "__next__"):
+    closable = callable(getattr(kind, "close", None))
+    reader = closable and kind is not GeneratorType and name.startswith("fetch")
+    if hasattr(kind, "__next__") and not reader:
         result = PooledIterator(connection, result)
-    elif callable(getattr(kind, "close", None)):
+    elif closable:
         pass
     elif hasattr(kind, "__enter__"):
         result = PooledBlock(connection, result)
@@ -72,6 +76,10 @@ class PooledIterator:
         finally:
             self._iterator = None
 
+    def _drop(self) -> Any:
+        iterator, self._iterator = self._iterator, None
+        return iterator
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
@@ -108,13 +116,31 @@ class PooledBlock:
         self._entered = False
         return self._connection._call(block.__exit__, kind, error, traceback)
 
+    def __call__(self, function: Any) -> Any:
+        """As a decorator of a function: each call of it is a block of its own."""
+        real = self._real
+        if not isinstance(real, contextlib.ContextDecorator):
+            return self._connection._call(real, function)
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with proxy_of(self._connection, "", self._real._recreate_cm()):
+                return function(*args, **kwargs)
+
+        return call
+
     def _end(self) -> None:
-        block, entered = self._block, self._entered
-        self._block, self._entered = None, False
+        entered = self._entered
+        block = self._drop()
         if entered:
             error = self._connection._misused("the connection was returned to its pool in the middle of this block")
             with contextlib.suppress(Exception):
                 self._connection._call(block.__exit__, type(error), error, None)
+
+    def _drop(self) -> Any:
+        block = self._block
+        self._block, self._entered = None, False
+        return block
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import poolkit
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.dbapi import PooledDatabase
 from tests.faults.proxy import FaultProxy
+from tests.support.waiting import until
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -69,6 +71,91 @@ def test_an_interrupted_close_of_a_cursor_gives_the_slot_back(tmp_path: Path) ->
         assert database.stats().in_use == 0
         with database.connect(timeout=60) as other:
             assert other.execute("select 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_an_interrupted_statement_closes_the_connection_without_another_call_of_the_module(
+    tmp_path: Path, error: type[Exception] | None
+) -> None:
+    calls: list[str] = []
+
+    class Cursor(sqlite3.Cursor):
+        def execute(self, *args: Any) -> Any:
+            raise KeyboardInterrupt
+
+        def close(self) -> None:
+            calls.append("close of the cursor")
+
+    class Connection(sqlite3.Connection):
+        def rows(self) -> Iterator[int]:
+            try:
+                yield 1
+                yield 2
+            finally:
+                calls.append("end of the iterator")
+
+        @contextlib.contextmanager
+        def transaction(self) -> Iterator[None]:
+            try:
+                yield
+            finally:
+                calls.append("end of the block")
+
+        def rollback(self) -> None:
+            calls.append("rollback")
+
+        def close(self) -> None:
+            calls.append("close")
+            super().close()
+
+    with PooledDatabase(sqlite3, str(tmp_path / "data.db"), max_size=1, factory=Connection) as database:
+        connection = database.connect()
+        cursor, rows, block = connection.cursor(Cursor), connection.rows(), connection.transaction()
+        assert next(rows) == 1
+        block.__enter__()
+        with contextlib.suppress(RuntimeError), connection:
+            with pytest.raises(KeyboardInterrupt):
+                cursor.execute("select 1")
+            if error is not None:
+                raise error
+            connection.close()
+        until(lambda: "close" in calls, "it is closed")
+        assert calls[0] == "close"
+        with pytest.raises(poolkit.UsageError, match="already returned"):
+            next(rows)
+        with pytest.raises(poolkit.UsageError, match="already returned"):
+            cursor.execute("select 1")
+        with pytest.raises(poolkit.UsageError, match="already returned"):
+            block.__exit__(None, None, None)
+
+
+def test_a_reader_that_a_connection_fetches_is_the_modules_own_and_closed_at_the_return(tmp_path: Path) -> None:
+    class Reader:  # as pyarrow's, which other libraries ask for its type
+        open = True
+
+        def __next__(self) -> int:
+            return 1
+
+        def close(self) -> None:
+            self.open = False
+
+    class Connection(sqlite3.Connection):
+        def fetch_reader(self) -> Reader:
+            return Reader()
+
+        def fetch_batches(self) -> Iterator[int]:
+            yield from (1, 2)
+
+    with PooledDatabase(sqlite3, str(tmp_path / "data.db"), max_size=1, factory=Connection) as database:
+        connection = database.connect()
+        reader, batches = connection.fetch_reader(), connection.fetch_batches()
+        assert type(reader) is Reader
+        assert reader.open
+        assert next(batches) == 1
+        connection.close()
+        assert not reader.open
+        with pytest.raises(poolkit.UsageError, match="already returned"):  # not an early end
+            next(batches)
 
 
 @pytest.fixture
@@ -138,6 +225,33 @@ def test_blocks_and_iterators_work_as_the_drivers(database: PooledDatabase) -> N
         connection.rollback()
 
 
+def test_a_block_as_a_decorator_is_a_new_block_at_each_call_and_none_after_the_lease(database: PooledDatabase) -> None:
+    connection = database.connect()
+    connection.execute("create temp table dbapi_calls (a int)")
+    connection.commit()
+
+    @connection.transaction()
+    def insert(a: int) -> int:
+        """Insert."""
+        connection.execute("insert into dbapi_calls values (%s)", [a])
+        if a == 2:
+            raise LookupError
+        return a
+
+    assert (insert.__name__, insert.__doc__) == ("insert", "Insert.")
+    assert insert(1) == 1
+    with pytest.raises(LookupError):
+        insert(2)
+    assert insert(3) == 3
+    assert connection.info.transaction_status == 0
+    assert connection.execute("select a from dbapi_calls").fetchall() == [(1,), (3,)]
+    connection.close()
+    with database.connect() as other:
+        with pytest.raises(poolkit.UsageError, match="already returned"):
+            insert(4)
+        assert other.info.transaction_status == 0
+
+
 @pytest.mark.filterwarnings("ignore:.*was deleted while still open")  # by psycopg: its close had no answer
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_server_cursor_at_a_silent_server_delays_the_return_by_check_timeout(postgres: PostgresServer) -> None:
@@ -156,3 +270,17 @@ def test_a_server_cursor_at_a_silent_server_delays_the_return_by_check_timeout(p
             assert other.execute("select 1").fetchone() == (1,)
         assert database.stats().connects == 2
     proxy.stop()
+
+
+@pytest.mark.parametrize("rows", [3, 3_000_000])
+def test_a_begun_stream_ends_at_the_return_and_the_session_stays(database: PooledDatabase, rows: int) -> None:
+    connection = database.connect()
+    session = connection.info.backend_pid
+    stream = connection.cursor().stream(f"select generate_series(1, {rows})")
+    assert next(stream) == (1,)
+    connection.close()
+    with database.connect() as other:
+        assert other.info.backend_pid == session
+        with pytest.raises(poolkit.UsageError, match="already returned"):
+            next(stream)
+    assert database.stats().connects == 1
