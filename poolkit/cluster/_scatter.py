@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from .._deadline import current
 from .._times import seconds
 from ..config import nearest
 from ..errors import AcquireTimeout, ConfigError, PoolError, UsageError, describe, shown
@@ -108,14 +109,22 @@ class ShardRouting:
 
     def _ending(self, timeout: float | None) -> Iterator[tuple[Any, float | None]]:
         """Yield each pool and cluster with the seconds that are left to close it."""
+        seconds("timeout", timeout, most=NEVER, none="no limit")
         deadline = None if timeout is None else time.monotonic() + timeout
         for shard in self.shards.values():
             if hasattr(shard, "lease"):
                 yield shard, None if deadline is None else max(0.0, deadline - time.monotonic())
 
-    def _asked(self, keys: Iterable[Any] | None, timeout: float | None) -> dict[str, list[Any] | None]:
+    def _asked(
+        self, keys: Iterable[Any] | None, timeout: float | None
+    ) -> tuple[dict[str, list[Any] | None], float | None]:
+        """Return the keys of each shard that is asked, and the seconds that all have, also by a :class:`deadline`."""
         seconds("timeout", timeout, most=NEVER, none="no limit")
-        return dict.fromkeys(self.shards) if keys is None else dict(self.groups(keys))
+        asked: dict[str, list[Any] | None] = dict.fromkeys(self.shards) if keys is None else dict(self.groups(keys))
+        block = current()
+        if block is not None:
+            timeout = block.left() if timeout is None else min(timeout, block.left())
+        return asked, timeout
 
     def _result(
         self,

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from .._deadline import current
 from ..policies.routing import Router
 from ..runtimes.threads import ThreadRuntime
 from ._scatter import Scattered, ShardRouting
@@ -71,12 +70,9 @@ class ShardedCluster(ShardRouting):
         :class:`~poolkit.cluster.ScatterFailed` if a shard failed; with ``partial=True`` the errors are in ``errors`` of
         the result instead.
         """
-        asked = self._asked(keys, timeout)
+        asked, timeout = self._asked(keys, timeout)
         answers: dict[str, R] = {}
         errors: dict[str, BaseException] = {}
-        block = current()
-        if block is not None:
-            timeout = block.left() if timeout is None else min(timeout, block.left())
         deadline = None if timeout is None else time.monotonic() + timeout
         parker = _THREADS.parker()
         mutex = threading.Lock()
@@ -147,11 +143,12 @@ class AsyncShardedCluster(ShardRouting):
     ) -> Scattered[R]:
         """Call ``await function(connection, keys)`` on each shard, each in its own task.
 
-        The tasks are cancelled after ``timeout`` seconds, or when the caller is cancelled. On asyncio, a task whose
+        The tasks are cancelled after ``timeout`` seconds, at the end of a :class:`poolkit.deadline`, or when the caller
+        is cancelled. On asyncio, a task whose
         driver keeps waiting for the server ends in the background; trio waits for it. Arguments and errors as
         :meth:`ShardedCluster.scatter`.
         """
-        asked = self._asked(keys, timeout)
+        asked, timeout = self._asked(keys, timeout)
         answers: dict[str, R] = {}
         errors: dict[str, BaseException] = {}
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from .. import _registry
 from .._listeners import Listeners
 from .._slow_path import DEFAULT, Default
+from .._times import seconds
 from ..config import PoolConfig
 from ..connector import Verdict
 from ..errors import ConfigError, shown
@@ -150,6 +151,7 @@ class ClusterShell(Generic[C]):
 
 def ending(cluster: ClusterShell[Any], timeout: float | None) -> Iterator[tuple[Any, float | None]]:
     """Refuse new requests; yield the pool of each node with the seconds that are left to end it."""
+    seconds("timeout", timeout, most=NEVER, none="no limit")
     core, clock = cluster._core, cluster._clock
     deadline = NEVER if timeout is None else clock() + timeout
     cluster._gate.step(core.close, clock())

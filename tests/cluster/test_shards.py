@@ -393,6 +393,24 @@ async def test_a_scatter_waits_no_longer_than_the_callers_deadline(flavour: str)
 
 
 @pytest.mark.anyio
+async def test_a_scattered_function_that_outlasts_the_callers_deadline_is_not_awaited(flavour: str) -> None:
+    rig = Rig(flavour)
+    over = threading.Event()
+
+    def slow(_connection: Any, _keys: Any) -> None:
+        over.wait(PATIENCE)
+
+    async def slow_task(_connection: Any, _keys: Any) -> None:
+        with anyio.move_on_after(PATIENCE):
+            await anyio.sleep_forever()
+
+    with poolkit.deadline(0.1), pytest.raises(ScatterFailed, match="4 of 4 shards failed"):
+        await rig.scatter(slow if rig.threads else slow_task, timeout=None)
+    over.set()
+    await rig.close()
+
+
+@pytest.mark.anyio
 async def test_the_timeout_of_close_is_for_all_shards(flavour: str) -> None:
     given: list[float] = []
 

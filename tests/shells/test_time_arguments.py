@@ -16,6 +16,7 @@ from poolkit import AsyncPool, ConfigError, Pool, PoolConfig, UsageError, load
 from poolkit._times import LONGEST
 from poolkit.cli import main
 from poolkit.cluster import (
+    AsyncCluster,
     AsyncShardedCluster,
     Cluster,
     Discovery,
@@ -117,6 +118,14 @@ async def _scatter(value: Any) -> None:
         await AsyncShardedCluster({"a": pool}).scatter(call, timeout=value)
 
 
+async def _close(kind: str, value: Any) -> None:
+    if kind == "shards":
+        await AsyncShardedCluster({"a": AsyncPool(AsyncFakeConnector())}).close(value)
+    else:
+        cluster = AsyncCluster(lambda node: AsyncFakeConnector(), ["a"])
+        await (cluster.close(value) if kind == "close" else cluster.drain(value))
+
+
 CALLS: dict[str, Callable[[Any], object]] = {
     "acquire": lambda value: _pool().acquire(value),
     "lease": lambda value: _pool().lease(value),
@@ -124,6 +133,12 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "drain": lambda value: _pool().drain(value),
     "close": lambda value: _pool().close(value),
     "lease of a cluster": lambda value: Cluster(lambda node: FakeConnector(), ["a"]).lease(value),
+    "close of a cluster": lambda value: Cluster(lambda node: FakeConnector(), ["a"]).close(value),
+    "drain of a cluster": lambda value: Cluster(lambda node: FakeConnector(), ["a"]).drain(value),
+    "close of shards": lambda value: ShardedCluster({"a": _pool()}).close(value),
+    "asynchronous close of a cluster": lambda value: asyncio.run(_close("close", value)),
+    "asynchronous drain of a cluster": lambda value: asyncio.run(_close("drain", value)),
+    "asynchronous close of shards": lambda value: asyncio.run(_close("shards", value)),
     "scatter": lambda value: ShardedCluster({"a": _pool()}).scatter(lambda *_: pytest.fail("called"), timeout=value),
     "asynchronous scatter": lambda value: asyncio.run(_scatter(value)),
 }
