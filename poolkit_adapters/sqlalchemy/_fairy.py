@@ -115,8 +115,7 @@ class Fairy(_Base):
         ref = self._finalizer
         connection: Any = self.dbapi_connection
         if record is None or record.fairy_ref is not ref or connection is None or self._echo or pool.dispatch.reset:
-            super()._checkin(transaction_was_reset)
-            _checkout_refs.discard(ref)  # SQLAlchemy 2.0 does not know of it
+            self._checkin_as_base(transaction_was_reset)
             return
         how = pool._reset_on_return
         try:
@@ -129,10 +128,9 @@ class Fairy(_Base):
             self._failure = error
         if self._failure is not None:
             try:
-                super()._checkin(transaction_was_reset)
+                self._checkin_as_base(transaction_was_reset)
             finally:
                 self._failure = None  # avoids a cycle, so that a dropped fairy is collected at once
-            _checkout_refs.discard(ref)  # SQLAlchemy 2.0 does not know of it
             return
         if record.finalize_callback or pool.dispatch.checkin:
             try:
@@ -146,6 +144,16 @@ class Fairy(_Base):
             pool._do_return_conn(record)
         _checkout_refs.discard(ref)
         self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
+
+    def _checkin_as_base(self, transaction_was_reset: bool) -> None:
+        record: Any = self._connection_record
+        ref = self._finalizer
+        try:
+            super()._checkin(transaction_was_reset)
+        finally:
+            if record is None or record.fairy_ref is not ref:  # otherwise the record is returned when this is collected
+                _checkout_refs.discard(ref)  # SQLAlchemy 2.0 does not know of it
+                self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
 
 
 class BoundedFairy(Fairy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import threading
@@ -13,6 +14,7 @@ from sqlalchemy import event, exc, text
 
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import PoolkitPool
+from poolkit_adapters.sqlalchemy import _fairy as fairy
 from tests.adapters.sqlalchemy.conftest import since
 from tests.support.waiting import until
 
@@ -342,8 +344,11 @@ def test_handle_error_is_called_for_failed_pings(make_engine: Any, postgres: Pos
 
 
 @pytest.mark.parametrize("name", ["checkin", "finalizer"])
-def test_a_listener_that_fails_at_the_return_costs_no_slot(make_engine: Any, name: str) -> None:
-    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=60)
+@pytest.mark.parametrize("beside", ["nothing", "reset listener", "failing reset listener", "log", "lost connection"])
+def test_a_listener_that_fails_at_the_return_costs_no_slot(
+    make_engine: Any, postgres: PostgresServer, name: str, beside: str
+) -> None:
+    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=60, echo_pool="debug" if beside == "log" else None)
     pool = engine.pool
     failing = [True]
 
@@ -353,14 +358,24 @@ def test_a_listener_that_fails_at_the_return_costs_no_slot(make_engine: Any, nam
 
     if name != "finalizer":
         event.listen(engine, name, fail)
+    if "listener" in beside:
+        event.listen(engine, "reset", fail if "failing" in beside else lambda *_: None)
+    before = len(fairy._checkout_refs)
     for _ in range(2):
         connection = engine.connect()
+        raw = connection.connection
         backend = connection.scalar(PID)
         if name == "finalizer":
-            connection.connection._connection_record.finalize_callback.append(fail)
-        with pytest.raises(RuntimeError, match=name):
-            connection.close()
+            raw._connection_record.finalize_callback.append(fail)
+        if beside == "lost connection":
+            with postgres.connect() as admin:
+                admin.execute("select pg_terminate_backend(%s, 5000)", [backend])
+        lost = beside in ("failing reset listener", "lost connection")  # a finalizer is not told of these
+        with contextlib.nullcontext() if lost and name == "finalizer" else pytest.raises(RuntimeError, match=name):
+            raw.close()
         assert pool.checkedout() == 0
+        assert raw.dbapi_connection is None
+    assert len(fairy._checkout_refs) == before
     failing[0] = False
     with engine.connect() as connection:
         assert connection.scalar(PID) != backend  # what the listener left is unknown
