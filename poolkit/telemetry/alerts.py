@@ -201,9 +201,8 @@ class Alerts:
         """As :meth:`check`, for a caller that already has the statistics of these pools."""
         found: list[tuple[Any, Alert]] = []
         with self._lock:
-            for pool, stats in seen:
-                if not pool.closed:
-                    found += [(pool, alert) for alert in self._look_at(pool, stats)]
+            for pool, stats in [one for one in seen if not one[0].closed]:
+                found += [(pool, alert) for alert in self._look_at(pool, stats)]
             found += self._ended()
         for pool, alert in found:
             self._deliver(pool, alert)
