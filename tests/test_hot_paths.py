@@ -77,8 +77,8 @@ THREADS = {
 }
 TASKS = {
     ("SQLAlchemy -> poolkit", "SQLAlchemy AsyncAdaptedQueuePool"): 0.94,  # notes when it began, for reconnects
-    # Notes when it began, for its one deadline. 0.85 on Python 3.13 before release() looked at the exception that passes:
-    # a signal handler's may come between a command and its reply, which the next caller would get.
+    # Notes when it began, for its one deadline. 0.85 on Python 3.13 before release() looked at the exception that
+    # passes: a signal handler's may come between a command and its reply, which the next caller would get.
     ("redis-py -> poolkit", "redis-py ConnectionPool"): 0.92,
 }
 REQUEST, ASYNC_REQUEST = 0.258, 0.206

@@ -200,8 +200,9 @@ class Alerts:
     def look_at(self, seen: Iterable[tuple[Any, PoolStats]]) -> list[Alert]:
         """As :meth:`check`, for a caller that already has the statistics of these pools."""
         found: list[tuple[Any, Alert]] = []
+        live = [(pool, stats) for pool, stats in seen if not pool.closed]
         with self._lock:
-            for pool, stats in [one for one in seen if not one[0].closed]:
+            for pool, stats in live:
                 found += [(pool, alert) for alert in self._look_at(pool, stats)]
             found += self._ended()
         for pool, alert in found:
