@@ -115,7 +115,7 @@ class ConnectionWatch:
         "opened_at",
         "recheck",
         "state",
-        "unsure",
+        "uncertain",
     )
 
     def __init__(self, connection: Any, lock: Any) -> None:
@@ -129,7 +129,7 @@ class ConnectionWatch:
         self.handled: object = None  # the mark of the exception that was being handled when the lease began
         self.opened_at = 0.0
         self.recheck = False  # whether work is due before the connection may be handed out, such as a new AUTH
-        self.unsure = False  # whether a reply to its last user may still arrive
+        self.uncertain = False  # whether a reply to its last user may still arrive
         self._sock: Any = None
         self._fileno: Callable[[], int] | None = None
         self._number = -1
@@ -147,7 +147,7 @@ class ConnectionWatch:
 
     def opened(self) -> None:
         """Record that the connection has just connected, with the current credentials."""
-        self.recheck = self.unsure = False
+        self.recheck = self.uncertain = False
         _forget_token(self.inner)
         if self._footprint is not None:
             self._footprint.forget()
@@ -203,12 +203,12 @@ class ConnectionWatch:
                     ready = False if self._ends_within_a_record() else self._next_is_push(inner)
             if ready is False:
                 return False
-            if self.unsure:
+            if self.uncertain:
                 word = token_hex(16)
                 inner.send_command("ECHO", word, check_health=False)
                 if inner.read_response(disable_decoding=True) != word.encode():
                     return False
-            self.recheck = self.unsure = False
+            self.recheck = self.uncertain = False
             if getattr(inner, "_re_auth_token", None) is not None:
                 inner.re_auth()
                 return self.clean()  # more than the reply to AUTH may have arrived
@@ -277,8 +277,8 @@ class ConnectionWatch:
         """
         inner = self.inner  # a proxy's replies may be read by another thread
         plain = inner is self.connection and self.inspectable and getattr(inner, "_re_auth_token", None) is None
-        self.recheck = self.unsure = plain and self.reusable()
-        return self.unsure
+        self.recheck = self.uncertain = plain and self.reusable()
+        return self.uncertain
 
     def failed(self) -> bool:
         """Return whether the network failed while the connection was in use."""
@@ -331,7 +331,7 @@ class AsyncConnectionWatch:
         "opened_at",
         "recheck",
         "state",
-        "unsure",
+        "uncertain",
     )
 
     def __init__(self, connection: Any, *, pushes: bool = False) -> None:
@@ -349,7 +349,7 @@ class AsyncConnectionWatch:
         self.handled: object = None  # the mark of the exception that was being handled when the lease began
         self.opened_at = 0.0
         self.recheck = False
-        self.unsure = False
+        self.uncertain = False
         self.closed: asyncio.Future[None] | None = None  # set if disconnect() waits for the close
         self._writer: Any = None
         self._lost: Callable[[], Any] = bool  # whether the transport of this writer is closed
@@ -366,7 +366,7 @@ class AsyncConnectionWatch:
 
     def opened(self) -> None:
         """Record that the connection has just connected, with the current credentials."""
-        self.recheck = self.unsure = False
+        self.recheck = self.uncertain = False
         _forget_token(self.connection)
         if self._footprint is not None:
             self._footprint.forget()
@@ -440,12 +440,12 @@ class AsyncConnectionWatch:
                         return False
                 if self.ended() or (MARKS_FOR_RECONNECT and connection.should_reconnect()):
                     return False
-                if self.unsure:
+                if self.uncertain:
                     word = token_hex(16)
                     await connection.send_command("ECHO", word, check_health=False)
                     if await connection.read_response(disable_decoding=True) != word.encode():
                         return False
-                    self.unsure = False
+                    self.uncertain = False
                 if getattr(connection, "_re_auth_token", None) is not None:
                     await connection.re_auth()
                 self.recheck = False
@@ -501,8 +501,8 @@ class AsyncConnectionWatch:
         An exception may have come between a command and its reply. A reply that has not arrived cannot be seen.
         """
         plain = self.inspectable and getattr(self.connection, "_re_auth_token", None) is None
-        self.recheck = self.unsure = plain and self.reusable()
-        return self.unsure
+        self.recheck = self.uncertain = plain and self.reusable()
+        return self.uncertain
 
     def failed(self) -> bool:
         """Return whether the network failed while the connection was in use."""

@@ -67,7 +67,7 @@ class SyncConnector(Connector[Any]):
 
     def peek(self, connection: Any) -> bool:
         watch = self._watches.get(id(connection))
-        return watch is None or watch.unsure or watch.clean()  # an unsure one is asked when it is handed out
+        return watch is None or watch.uncertain or watch.clean()  # an uncertain one is examined when it is handed out
 
     def check(self, connection: Any, timeout: float | None) -> bool:
         watch = self._watches.get(id(connection))

@@ -189,12 +189,10 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         if watch.handled is not None:
             passing = passing_through(watch, passing)
         try:
-            if not self.owns_connection(connection):
-                pass
-            elif passing is not None and not isinstance(passing, DriverError):
+            if passing is not None and not isinstance(passing, DriverError):
                 # a signal handler may have raised it between a request and its reply
-                keep = watch.doubt()
-            else:
+                keep = self.owns_connection(connection) and watch.doubt()
+            elif self.owns_connection(connection):
                 keep = watch.reusable()
                 if ReleasedEvent is not None and must_notify(self, connection, keep):
                     reusable, keep = keep, False  # an exception leaves it in an unknown state
