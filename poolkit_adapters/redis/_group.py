@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from operator import methodcaller
+from sys import exc_info
 from typing import TYPE_CHECKING, Any
 
 from poolkit import ConfigError, PoolConfig, Verdict
@@ -116,6 +117,8 @@ class _Noted:
     """Stores the last error of a connection in the connection, because redis-py does not report it to the pool."""
 
     poolkit_error: BaseException | None = None
+    poolkit_passing: BaseException | None = None
+    """The exception that ends the lease, from release() until the pool of the server has read it."""
 
     def _note(self, error: BaseException) -> None:
         if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError)):
@@ -216,7 +219,11 @@ class _AsyncServer(_ServerBase):
     async def lease(self, timeout: float | None) -> AsyncNodeLease[Any]:
         connection = await take_async(self.pool, math.inf if timeout is None else timeout)
         connection.poolkit_error = None
-        return AsyncNodeLease(connection, self.pool.release, _disconnect)
+        return AsyncNodeLease(connection, self._release, _disconnect)
+
+    def _release(self, connection: Any) -> Coroutine[Any, Any, None]:
+        passing, connection.poolkit_passing = connection.poolkit_passing, None
+        return self.pool._release(connection, exc_info()[1] if passing is None else passing)  # type: ignore[no-any-return]
 
 
 _disconnect = methodcaller("disconnect")
@@ -292,8 +299,13 @@ class AsyncGroupConnectionPool(_Caches, AsyncConnectionPool):  # type: ignore[mi
         self._out[id(lease.connection)] = lease
         return lease.connection
 
-    async def release(self, connection: Any) -> None:
+    def release(self, connection: Any) -> Coroutine[Any, Any, None]:
         """Give the connection back. Its last error decides whether its server stays in use."""
+        if id(connection) in self._out:
+            connection.poolkit_passing = exc_info()[1]  # here, as in the pool of one server
+        return self._release(connection)
+
+    async def _release(self, connection: Any) -> None:
         lease = self._out.pop(id(connection), None)
         if lease is not None:
             await lease.close(error=connection.poolkit_error)

@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 
 from poolkit.errors import LeaseOverdue
-from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.redis import AsyncPoolkitConnectionPool, AsyncPoolkitServerGroup, PoolkitConnectionPool
 from tests.support.waiting import until, until_async
 
 from .rogue import RogueRedis
@@ -165,6 +165,25 @@ def test_an_interrupted_pipeline_of_a_task_closes_its_connection(
             pytest.fail("the pipeline was not interrupted")
         await pool.aclose()
         await pool.poolkit.close()
+
+    asyncio.run(main())
+
+
+@INTERRUPTS
+def test_an_interrupted_pipeline_of_a_group_closes_its_connection(
+    server: Withholding, interrupt: type[BaseException]
+) -> None:
+    async def main() -> None:
+        async with AsyncPoolkitServerGroup([f"{server.host}:{server.port}"], max_size=1) as group:
+            try:
+                async with group.client().pipeline(transaction=False) as pipe:
+                    pipe.set_response_callback("ECHO", lambda reply, **_: signal.raise_signal(signal.SIGALRM))
+                    pipe.echo("first").echo(SECRET)
+                    await pipe.execute()
+            except interrupt:
+                assert await group.client().echo("bob") == b"bob"
+            else:
+                pytest.fail("the pipeline was not interrupted")
 
     asyncio.run(main())
 
