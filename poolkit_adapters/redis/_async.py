@@ -166,8 +166,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         if it is connected, not marked for reconnect, and its session is unchanged. It closes one with another
         database selected, an open transaction or a subscription.
         """
-        # no coroutine: redis-py's pipelines run it in a task of its own, which does not see the caller's exception
-        return self._release(connection, exc_info()[1])
+        return self._release(connection, exc_info()[1])  # read here, as a pipeline runs the coroutine in another task
 
     async def _release(self, connection: Any, passing: BaseException | None) -> None:
         watch = self._watches.get(id(connection))
