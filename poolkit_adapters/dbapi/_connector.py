@@ -95,7 +95,8 @@ class DbapiConnector(Connector[Any]):
         self.give_up = self._attempts.give_up
         self.pool: weakref.ref[Pool[Any]] | None = None  # its settings may change
         self._checks = checks
-        self._kept: dict[int, object] = {}
+        self.half_read: dict[int, object] = {}
+        """What uses a connection, by its id: a generator that nothing refers to ends its work before the close."""
         if checks is not None:
             self.check = checks.check  # type: ignore[method-assign]
 
@@ -199,18 +200,9 @@ class DbapiConnector(Connector[Any]):
         """See ``poolkit.Connector``. A module without a connect timeout has a limit all the same."""
         return self._attempts.bound(thread, whole_connect(self._config()) if timeout is None else timeout)
 
-    def keep(self, connection: Any, used_by: list[Any]) -> None:
-        """Keep what uses the connection until :meth:`close`: a generator that nothing refers to ends its work."""
-        if used_by:
-            self._kept[id(connection)] = used_by
-
-    def forget(self, connection: Any) -> None:
-        """Undo :meth:`keep`: the connection was already closed."""
-        self._kept.pop(id(connection), None)
-
     def close(self, connection: Any) -> None:
         """Close the module's connection. If psycopg's is running a statement, wait until the server has ended it."""
-        _kept = self._kept.pop(id(connection), None)  # until the return
+        _kept = self.half_read.pop(id(connection), None)  # until the return
         if self._checks is not None and self._checks.will_close(connection):
             return
         if self.module.__name__ != "psycopg":

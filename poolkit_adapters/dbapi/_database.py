@@ -217,12 +217,12 @@ class PooledDatabase:
 
     def _discard(self, lease: Lease[Any], state: LeaseState) -> None:
         """End a lease whose connection may be in the middle of a reply."""
-        connection = lease.connection
-        self._connector.keep(connection, state.drop_dependents())
+        half_read, key = self._connector.half_read, id(lease.connection)
+        half_read[key] = state.drop_dependents()
         try:
             lease.close(discard=True)
-        except BaseException:
-            self._connector.forget(connection)
+        except BaseException:  # it is closed already
+            half_read.pop(key, None)
             raise
 
     def _limited(self, connection: Any, what: str) -> AbstractContextManager[None]:

@@ -94,7 +94,7 @@ class LeaseState:
     def drop_dependents(self) -> list[Any]:
         """Make the proxies unusable, and call nothing of the module: a reply may be half read.
 
-        Returns what they stood for, for :meth:`DbapiConnector.keep`.
+        Returns what they stood for, to be kept until the close.
         """
         proxies = [dependent for ref in self.dependents if (dependent := ref()) is not None]
         return [one._drop() for one in proxies if isinstance(one, (PooledCursor, PooledIterator, PooledBlock))]
