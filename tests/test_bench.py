@@ -396,8 +396,8 @@ def test_a_run_whose_peer_fails_keeps_all_other_numbers(
     assert main(["cells", "--json", str(file), "--docs", str(tmp_path)]) == 0
     said = capsys.readouterr()
     result = Result.read(file)
-    (failure,) = result.failures
-    assert (failure.subject, failure.during) == ("httpx", "httpx, 1 callers on 1 connections")
+    place = ("httpx", "httpx, 1 callers on 1 connections")
+    (failure,) = (one for one in result.failures if (one.subject, one.during) == place)  # httpx's pool may add its own
     assert (failure.times, failure.given_up, failure.ours) == (failing, failing == TRIES, False)
     first, second = ({"adapter": "httpx", "callers": callers, "connections": 1} for callers in (1, 4))
     assert bool(result.values("cells", "httpx", "rate", **first)) is (failing < TRIES)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -250,11 +251,14 @@ def test_a_statement_that_is_cancelled_again_and_again_is_stopped(
 
     async def work() -> None:
         task = asyncio.ensure_future(driver._statement(SLEEP))
-        while not running():
+        while not (running() or task.done()):
             await asyncio.sleep(0.005)
         proxy.swallow = True  # that request
-        task.cancel()
-        while not proxy.swallowed:
+        for step in itertools.count():
+            if proxy.swallowed or task.done():
+                break
+            if step % 400 == 0:  # on busy machines the first one has been without effect, which is not explained yet
+                task.cancel()
             await asyncio.sleep(0.005)
         proxy.swallow = False
         while not task.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +34,6 @@ from poolkit.telemetry import prometheus
 from poolkit.telemetry.alerts import Alerts, Thresholds
 from poolkit.telemetry.statsd import StatsdReporter
 from poolkit.testing import AsyncFakeConnector, FakeConnector
-from tests.support.waiting import until
 
 HUGE = 10**400  # more than any float
 NO_TIMES: list[Any] = ["5", True, [], math.nan, -1, HUGE, 10**5000]
@@ -45,11 +45,21 @@ def short(value: Any) -> str:
 
 
 @pytest.fixture
-def threads() -> Iterator[None]:
-    """No thread of a refused object is left."""
-    before = set(threading.enumerate())
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A refused object starts no thread. Pools of earlier tests may start theirs meanwhile, or when they are freed."""
+    mine, start, started = threading.get_ident(), threading.Thread.start, []
+
+    def note(thread: threading.Thread) -> None:
+        if threading.get_ident() == mine:
+            started.append(thread.name)
+        start(thread)
+
+    gc.collect()
+    gc.disable()
+    monkeypatch.setattr(threading.Thread, "start", note)
     yield
-    until(lambda: not set(threading.enumerate()) - before)  # one of an earlier test may just have begun
+    gc.enable()
+    assert started == []
 
 
 def fleet(directory: Path, **options: Any) -> FleetBudget:
