@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import time
-import types
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial, wraps
+from functools import lru_cache, partial
 from typing import Any
 
 from sqlalchemy import event
@@ -20,8 +18,9 @@ from .._hang_up import Connecting
 from .._libpq import attempts_of, for_all_attempts, share, whole_seconds
 from .._options import replaces_limit_of_driver
 from .._time_limits import seconds_of, whole_connect
+from ._creator import is_of_engine, keywords_of
 
-__all__ = ("Attempt", "limit_connects", "no_time_limit", "own_arguments", "own_limit")
+__all__ = ("Attempt", "limit_connects", "no_time_limit", "own_limit")
 
 _ARGUMENTS: dict[str, tuple[str, Callable[[float], float]]] = {
     "psycopg": ("connect_timeout", whole_seconds),
@@ -91,45 +90,19 @@ class Attempt:
 def no_time_limit(dialect: Any, creator: Any) -> str:
     """Return why the driver cannot be given a connect timeout, or "" if it can."""
     driver = getattr(dialect, "driver", "?")
-    if driver in _ARGUMENTS and getattr(creator, "__module__", "") == "sqlalchemy.engine.create":
+    if driver in _ARGUMENTS and is_of_engine(creator):
         return ""
     who = "your own creator=" if driver in _ARGUMENTS else f"the driver {driver!r}"
     return f"{who} opens the connections; set the timeout there (connect_args=...)"
 
 
-def own_arguments(creator: Any) -> Any:
-    """Return the creator of an engine in a form that gives each connect its own arguments.
-
-    Until SQLAlchemy 2.0.4x all connects of an engine share them. What "do_connect" listeners add to one (the addresses
-    of a name, a time limit) would look like the application's arguments in the next.
-    """
-    cells = getattr(creator, "__closure__", None)
-    if getattr(creator, "__module__", "") != "sqlalchemy.engine.create" or cells is None:
-        return creator
-    shared = {"cargs": list, "cparams": dict}
-    names = creator.__code__.co_freevars
-    if not any(type(cell.cell_contents) is shared.get(name) for name, cell in zip(names, cells, strict=True)):
-        return creator
-
-    @wraps(creator)
-    def connect(connection_record: Any = None) -> Any:
-        own = tuple(
-            types.CellType(cell.cell_contents.copy()) if name in shared else cell
-            for name, cell in zip(names, cells, strict=True)
-        )
-        function = types.FunctionType(creator.__code__, creator.__globals__, closure=own)
-        return function(connection_record)
-
-    return connect
-
-
 def own_limit(dialect: Any, creator: Any) -> tuple[float | None, str] | None:
     """Return the seconds of the connect timeout in the URL or ``connect_args``, and the source. None: there is none.
 
-    Call it if :func:`no_time_limit` is "". ``create_engine`` keeps the driver's keywords in its ``creator``.
+    Call it if :func:`no_time_limit` is "".
     """
     argument, _ = _ARGUMENTS[dialect.driver]
-    keywords: Mapping[str, Any] = inspect.getclosurevars(inspect.unwrap(creator)).nonlocals.get("cparams", {})
+    keywords = keywords_of(creator)
     own = seconds_of(keywords.get(argument))
     if own is None:
         return None

@@ -136,8 +136,7 @@ class Fairy(_Base):
             try:
                 record.checkin()
             except BaseException:
-                _checkout_refs.discard(ref)
-                self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
+                self._forget(record)
                 raise
         else:
             record.fairy_ref = None
@@ -147,13 +146,16 @@ class Fairy(_Base):
 
     def _checkin_as_base(self, transaction_was_reset: bool) -> None:
         record: Any = self._connection_record
-        ref = self._finalizer
         try:
             super()._checkin(transaction_was_reset)
         finally:
-            if record is None or record.fairy_ref is not ref:  # otherwise the record is returned when this is collected
-                _checkout_refs.discard(ref)  # SQLAlchemy 2.0 does not know of it
-                self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
+            self._forget(record)
+
+    def _forget(self, record: Any) -> None:
+        """End this checkout, unless the record was not checked in: it is returned when this object is collected."""
+        if record is None or record.fairy_ref is not self._finalizer:
+            _checkout_refs.discard(self._finalizer)  # SQLAlchemy 2.0 does not know of it
+            self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
 
 
 class BoundedFairy(Fairy):

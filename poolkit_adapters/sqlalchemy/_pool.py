@@ -24,7 +24,8 @@ from poolkit.config import SharedBudget, sources_of
 from poolkit.settings import DEFAULT
 
 from .._options import UNSET, driver_default, given_settings, with_limit_of_driver
-from ._connect_time import limit_connects, no_time_limit, own_arguments, own_limit
+from ._connect_time import limit_connects, no_time_limit, own_limit
+from ._creator import with_own_arguments
 from ._endings import Endings
 from ._errors import join_wrapped, reported
 from ._fairy import BoundedFairy, Fairy, check_out
@@ -91,7 +92,7 @@ class BasePool(SQLAlchemyPool):
         **kw: Any,
     ) -> None:
         settings = given_settings(locals())
-        super().__init__(own_arguments(creator), **well_spelt(type(self), kw))
+        super().__init__(with_own_arguments(creator), **well_spelt(type(self), kw))
         self._fixed = fixed(self._dialect, self._barging_window, asynchronous=self._is_asyncio)
         untimed = no_time_limit(self._dialect, creator)
         settled = settle(

@@ -87,8 +87,7 @@ class Record(_ConnectionRecord):
             return
         self.fairy_ref = None
         try:
-            if self.pool.dispatch.checkin:
-                self.pool.dispatch.checkin(None, self)
+            self._tell_of_checkin(None)
         finally:
             give_back = partial(self.pool._do_return_conn, self)
             if not self.pool._endings.delay(self, give_back):
@@ -109,6 +108,7 @@ class Record(_ConnectionRecord):
         self.pool._do_return_conn(self)
 
     def _tell_of_checkin(self, connection: Any) -> None:
+        """Call the finalizers and listeners. ``connection``: the driver's; None: it was closed."""
         while self.finalize_callback:
             finalizer = self.finalize_callback.pop()
             if connection is not None:
