@@ -66,10 +66,9 @@ class Connects:
     async def _opened(self, pool: PoolkitPool, timeout: float | None) -> Any:
         pool._loop = loop = asyncio.get_running_loop()
         keywords = dict(pool._connect_kwargs)
-        if pool._connect is asyncpg.connect:
-            if replaces_limit_of_driver(pool.poolkit.config):
-                keywords["timeout"] = timeout
-            keywords.setdefault("timeout", timeout)
+        replaced = "timeout" not in keywords or replaces_limit_of_driver(pool.poolkit.config)
+        if replaced and pool._connect is asyncpg.connect:
+            keywords["timeout"] = timeout
         good = pool._connection_class
         try:
             connection = await pool._connect(

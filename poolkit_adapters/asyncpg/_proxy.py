@@ -13,15 +13,13 @@ from asyncpg import pool as driver
 from asyncpg import transaction as driver_transaction
 from asyncpg.connection import Connection
 
-from ._session import Session
+from ._session import QUERIES, Session
 
 if TYPE_CHECKING:
     from ._pool import PoolkitPool
 
 __all__ = ("PoolConnectionProxy",)
 
-_QUERIES = ("execute", "executemany", "fetch", "fetchval", "fetchrow", "fetchmany")
-"""Each is counted by the connection as one query, of the text that is its first argument."""
 _TEXTS = ("cursor", "prepare")
 """Their text is executed later."""
 _LISTENERS = ("add_listener", "add_log_listener", "add_termination_listener")
@@ -30,6 +28,32 @@ _HARMLESS = frozenset({
     "is_in_transaction", "query_logger", "reload_schema_state", "remove_log_listener", "remove_query_logger",
     "remove_termination_listener", "transaction",
 })  # fmt: skip
+
+
+class _Call:
+    """A call on the connection, in a ``with`` block. Meanwhile the connection must not go to anybody else.
+
+    ``harmless``: whether its query certainly leaves nothing behind. Such a query is expected only once the connection
+    has counted it: a call that fails before it reaches the server, or is never awaited, must not hide another query.
+    """
+
+    __slots__ = ("_before", "_harmless", "_session")
+
+    def __init__(self, session: Session, harmless: bool) -> None:
+        self._session = session
+        self._harmless = harmless
+
+    def __enter__(self) -> None:
+        self._session.running += 1
+        self._before = self._session.protocol.queries_count
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        session = self._session
+        session.running -= 1
+        if kind is not None:
+            session.touched = True  # nobody knows how far it came
+        elif self._harmless and session.protocol.queries_count != self._before:
+            session.expected += 1
 
 
 class _Transaction(driver_transaction.Transaction):  # type: ignore[misc]  # asyncpg has no types
@@ -55,39 +79,27 @@ class _Transaction(driver_transaction.Transaction):  # type: ignore[misc]  # asy
             await method(*args)
             return
         session = proxy._holder
-        harmless, before = session.judge(""), session.protocol.queries_count
-        session.running += 1
-        try:
+        with _Call(session, session.judge("")):
             await method(*args)
-        except BaseException:
-            session.touched = True
-            raise
-        finally:
-            session.running -= 1
-        if harmless and session.protocol.queries_count != before:
-            session.expected += 1
 
 
-def _at_once(name: str, function: Callable[..., Awaitable[Any]]) -> Any:
-    """Let a coroutine function raise at the call, and not at the await, if the connection was released, as asyncpg."""
+_Note = Callable[["PoolConnectionProxy", tuple[Any, ...], dict[str, Any]], bool]
+"""Notes a call that is about to be made. Returns whether its query certainly leaves nothing behind."""
 
-    def call(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Awaitable[Any]:
-        if self._con is None:
-            raise _released(name)
-        return function(self, *args, **keywords)
 
-    functools.update_wrapper(call, getattr(Connection, name))
+def _mark(function: Any) -> Any:
+    """Let ``inspect.iscoroutinefunction`` know that a plain function returns a coroutine."""
     mark = getattr(inspect, "markcoroutinefunction", None)
     if mark is not None:
-        return mark(call)
-    call._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)  # type: ignore[attr-defined]  # before 3.12
-    return call
+        return mark(function)
+    function._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)  # Python before 3.12
+    return function
 
 
-def _noted(name: str, note: Callable[[PoolConnectionProxy, tuple[Any, ...], dict[str, Any]], None]) -> Any:
-    """Return the method of that name of a connection, with ``note`` called first.
+def _noted(name: str, note: _Note) -> Any:
+    """Return the method of that name of a connection, with ``note`` called first. Raises an error after the release.
 
-    The body of a coroutine runs when it is awaited, perhaps after the release. So it looks again.
+    A coroutine runs when it is awaited, perhaps after the release. So it looks again.
     """
     method = getattr(Connection, name)
 
@@ -98,54 +110,21 @@ def _noted(name: str, note: Callable[[PoolConnectionProxy, tuple[Any, ...], dict
         note(self, args, keywords)
         return getattr(connection, name)(*args, **keywords)
 
-    async def call_and_wait(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Any:
-        connection, session = self._con, self._holder
+    async def wait(self: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        connection = self._con
         if connection is None:
             raise _released(name)
-        note(self, args, keywords)
-        session.running += 1
-        try:
+        with _Call(self._holder, note(self, args, keywords)):
             return await getattr(connection, name)(*args, **keywords)
-        except BaseException:
-            session.touched = True  # nobody knows how far it came
-            raise
-        finally:
-            session.running -= 1
 
-    return (
-        _at_once(name, call_and_wait) if inspect.iscoroutinefunction(method) else functools.update_wrapper(call, method)
-    )
-
-
-def _query(name: str) -> Any:
-    """Return a method that executes the text that is its first argument.
-
-    A query is expected only once the connection has counted it. A call that fails before it reaches the server, or is
-    never awaited, must not hide another query.
-    """
-    method = getattr(Connection, name)
-    first = list(inspect.signature(method).parameters)[1]
-
-    async def call(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Any:
-        connection, session = self._con, self._holder
-        if connection is None:
+    def call_and_wait(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Awaitable[Any]:
+        if self._con is None:
             raise _released(name)
-        harmless = session.judge(args[0] if args else keywords.get(first))
-        protocol = session.protocol
-        before = protocol.queries_count
-        session.running += 1
-        try:
-            result = await getattr(connection, name)(*args, **keywords)
-        except BaseException:
-            session.touched = True
-            raise
-        finally:
-            session.running -= 1
-        if harmless and protocol.queries_count != before:
-            session.expected += 1
-        return result
+        return wait(self, args, keywords)
 
-    return _at_once(name, call)
+    if inspect.iscoroutinefunction(method):
+        return _mark(functools.update_wrapper(call_and_wait, method))
+    return functools.update_wrapper(call, method)
 
 
 def _transaction(self: PoolConnectionProxy, *args: Any, **keywords: Any) -> Any:
@@ -167,21 +146,34 @@ def _released(name: str) -> Exception:
     return error
 
 
-def _note_text(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+def _note_query(name: str) -> _Note:
+    """The text of the query is the first argument of the method of that name."""
+    first = list(inspect.signature(getattr(Connection, name)).parameters)[1]
+
+    def note(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+        return proxy._holder.judge(args[0] if args else keywords.get(first))
+
+    return note
+
+
+def _note_text(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     proxy._holder.judge(args[0] if args else keywords.get("query"))
+    return False  # it is executed later
 
 
-def _note_listener(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+def _note_listener(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     proxy._con._proxy = proxy  # callbacks are called with the proxy
-    proxy._holder.touched = True
+    return _touch(proxy, args, keywords)
 
 
-def _note_end(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+def _note_end(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     proxy._holder.closing = True
+    return False
 
 
-def _touch(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+def _touch(proxy: PoolConnectionProxy, args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     proxy._holder.touched = True
+    return False
 
 
 def _methods() -> dict[str, Any]:
@@ -189,8 +181,8 @@ def _methods() -> dict[str, Any]:
     for name in dir(Connection):
         if name.startswith("_") or not inspect.isfunction(getattr(Connection, name)):
             continue
-        if name in _QUERIES:
-            found[name] = _query(name)
+        if name in QUERIES:
+            found[name] = _noted(name, _note_query(name))
         elif name in _TEXTS:
             found[name] = _noted(name, _note_text)
         elif name in _LISTENERS:

@@ -16,16 +16,15 @@ from ._statements import leaves_nothing, prepares
 if TYPE_CHECKING:
     from ._pool import PoolkitPool
 
-__all__ = ("Session",)
+__all__ = ("QUERIES", "Session")
 
-
+QUERIES = ("execute", "executemany", "fetch", "fetchval", "fetchrow", "fetchmany")
+"""Methods of a connection that it counts as one query each, of the text that is their first argument."""
 _METHODS = {
-    one: getattr_static(asyncpg.Connection, one, None)
-    for one in (
-        "execute", "executemany", "fetch", "fetchval", "fetchrow", "fetchmany", "transaction",
-        "_execute", "_do_execute", "_executemany",
-    )
-}  # fmt: skip
+    name: getattr_static(asyncpg.Connection, name, None)
+    for name in (*QUERIES, "transaction", "_execute", "_do_execute", "_executemany")
+}
+"""The methods that execute queries, as asyncpg has them."""
 
 
 class Session:
@@ -56,7 +55,7 @@ class Session:
         self.proxy: weakref.ref[Any] | None = None  # the current lease
         self.pid = os.getpid()  # a forked child must not use it
         self.initial = FRESH  # what a reset comes back to
-        self.hooked = any(getattr_static(connection, one, None) is not _METHODS[one] for one in _METHODS)
+        self.hooked = any(getattr_static(connection, name, None) is not method for name, method in _METHODS.items())
         self.expected = 0
         self.touched = False
         self.prepared = False  # whether it may hold a statement prepared by SQL
