@@ -25,7 +25,7 @@ from .._libpq import whole_seconds
 from .._options import replaces_limit_of_driver
 from .._time_limits import Watch, caller_limit, rest_of, seconds_of, whole_connect
 from ._checks import ServerChecks
-from ._names import LIBPQ, look_up, own_limit
+from ._names import LIBPQ, look_up, own_limit, written
 
 __all__ = ("TIMEOUT_ARGUMENTS", "DbapiConnector", "server_of", "timeout_argument")
 
@@ -87,7 +87,8 @@ class DbapiConnector(Connector[Any]):
         self._args = args
         self._setup = setup
         self._timeout_argument = timeout_argument(module)
-        self._own_limit, self.first_config = own_limit(module, args, kwargs, self._timeout_argument, config)
+        self._string = written(module, args, kwargs)
+        self._own_limit, self.first_config = own_limit(module, self._string, kwargs, self._timeout_argument, config)
         """The connect timeout that the module was given, and the settings that the pool is to be made with."""
         self._kwargs = {name: value for name, value in kwargs.items() if name not in self._own_limit}
         self.watch = Watch()
@@ -95,8 +96,9 @@ class DbapiConnector(Connector[Any]):
         self.give_up = self._attempts.give_up
         self.pool: weakref.ref[Pool[Any]] | None = None  # its settings may change
         self._checks = checks
-        self.half_read: dict[int, object] = {}
-        """What uses a connection, by its id: a generator that nothing refers to ends its work before the close."""
+        self.dropped: dict[int, object] = {}
+        """Generators and blocks that were left unfinished, by the id of their connection, until that is closed. A
+        generator runs its ``finally`` when it is freed, and that may use the connection in the middle of a reply."""
         if checks is not None:
             self.check = checks.check  # type: ignore[method-assign]
 
@@ -114,7 +116,7 @@ class DbapiConnector(Connector[Any]):
             attempt.extend(math.inf if limit is None else 2 * limit + 1.0)
             restore = None if limit is None else limit_answers(self.module.__name__, kwargs, limit)
         try:
-            longest = look_up(self.module, self._args, kwargs, limit, shared)
+            longest = look_up(self.module, self._string, kwargs, limit, shared)
             if timeout is not None:
                 attempt.extend(max(2 * (limit or 0.0), longest) + 1.0)
             attempt.opening()
@@ -202,7 +204,7 @@ class DbapiConnector(Connector[Any]):
 
     def close(self, connection: Any) -> None:
         """Close the module's connection. If psycopg's is running a statement, wait until the server has ended it."""
-        _kept = self.half_read.pop(id(connection), None)  # until the return
+        _dropped = self.dropped.pop(id(connection), None)  # freed when this has returned
         if self._checks is not None and self._checks.will_close(connection):
             return
         if self.module.__name__ != "psycopg":

@@ -188,17 +188,16 @@ class PooledDatabase:
         if state.broken:
             self._discard(lease, state)
             return
-        reset = self._reset is not None
-        gone = reset and state.changed is not None and not self._irreplaceable
+        gone = self._reset is not None and state.changed is not None and not self._irreplaceable
+        clean = self._reset is not None and state.used and not gone
         if gone:
             logger.debug("%s: closed a connection, because %s may have changed its session", self.name, state.changed)
         connection, failure = lease.connection, None
         try:
-            if state.dependents or not gone:
+            if state.dependents or clean:
                 with self._limited(connection, "reset"):
-                    if state.dependents:
-                        state.end_dependents()
-                    if reset and state.used and not gone:
+                    state.end_dependents()
+                    if clean:
                         self._clean(connection, state)
         except Exception as error:  # noqa: BLE001 - logged, and the connection is closed
             logger.debug("%s: closed a connection, because its reset failed: %s", self.name, describe(error))
@@ -217,12 +216,12 @@ class PooledDatabase:
 
     def _discard(self, lease: Lease[Any], state: LeaseState) -> None:
         """End a lease whose connection may be in the middle of a reply."""
-        half_read, key = self._connector.half_read, id(lease.connection)
-        half_read[key] = state.drop_dependents()
+        dropped, key = self._connector.dropped, id(lease.connection)
+        dropped[key] = state.drop_dependents()
         try:
             lease.close(discard=True)
         except BaseException:  # it is closed already
-            half_read.pop(key, None)
+            dropped.pop(key, None)
             raise
 
     def _limited(self, connection: Any, what: str) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from .._libpq import attempts_of, for_all_attempts, hosts_of, longest, share
 from .._options import replaces_limit_of_driver, with_limit_of_driver
 from .._time_limits import seconds_of
 
-__all__ = ("LIBPQ", "look_up", "own_limit")
+__all__ = ("LIBPQ", "look_up", "own_limit", "written")
 
 LIBPQ = ("psycopg", "psycopg2")
 """Modules that connect through libpq."""
@@ -29,14 +29,15 @@ LIBPQ = ("psycopg", "psycopg2")
 
 def look_up(
     module: ModuleType,
-    args: tuple[Any, ...],
+    string: Mapping[str, Any],
     kwargs: dict[str, Any],
     seconds: float | None,
     shared: float | None,
 ) -> float:
     """Wait until the resolver knows the host of a connect, and for libpq put its addresses into ``kwargs``.
 
-    If there are several, each one has an equal part of ``shared`` seconds (None: the limit that was given).
+    ``string``: the parameters in libpq's connection string (:func:`written`). If there are several addresses, each one
+    has an equal part of ``shared`` seconds (None: the limit that was given).
 
     Returns the most seconds of the connect (math.inf: no limit), as modules have a limit for each address. Raises
     TimeoutError after ``seconds`` (None: no limit). A name that does not exist is left to the module, which has an
@@ -44,14 +45,13 @@ def look_up(
     """
     name = module.__name__
     if name in LIBPQ:
-        parsed = written(module, args, kwargs)
-        hosts = hosts_of({**parsed, **kwargs})
+        hosts = hosts_of({**string, **kwargs})
         if hosts is not None:
             hosts.resolve(addresses, seconds)
             if isinstance(hosts.error, TimeoutError) and not hosts.parameters():
                 raise hosts.error
             kwargs.update(hosts.parameters())
-        given = {**parsed, **kwargs}
+        given = {**string, **kwargs}
         if shared is not None and attempts_of(given) > 1:
             own, mine = seconds_of(kwargs.get("connect_timeout")), share(given, shared)
             if own is None or mine < own:
@@ -81,19 +81,19 @@ def written(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
 
 
 def own_limit(
-    module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], argument: str | None, config: PoolConfig
+    module: Any, string: Mapping[str, Any], kwargs: Mapping[str, Any], argument: str | None, config: PoolConfig
 ) -> tuple[dict[str, Any], PoolConfig]:
     """Return the connect timeout that the module was given, as a keyword, and the settings that show it.
 
-    ``argument``: its name for the module (None: there is none). For libpq it may also stand in the connection string or
-    in the environment. There a ``connect_timeout`` that was given for this pool counts instead, and a service file
-    before the environment. The keywords are empty if there is no such limit, or one that only the module can judge.
+    ``string``: the parameters in libpq's connection string (:func:`written`). ``argument``: the name of the limit for
+    the module (None: there is none). For libpq it may also stand in the connection string or in the environment. There
+    a ``connect_timeout`` that was given for this pool counts instead, and a service file before the environment. The
+    keywords are empty if there is no such limit, or one that only the module can judge.
     """
     if argument is None:
         return {}, config
     value: Any = kwargs.get(argument)
     place = f"{argument} of {module.__name__}.connect()"
-    string = written(module, args, kwargs)
     if value is None and module.__name__ in LIBPQ and not replaces_limit_of_driver(config):
         value, place = string.get("connect_timeout"), "connect_timeout in the connection string"
         if value is None and "service" not in {**string, **kwargs} and "PGSERVICE" not in os.environ:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolkit.errors import LeaseOverdue
 
-from ._results import PooledBlock, PooledIterator, proxy_of
+from ._results import Result, proxy_of
 from ._state import SHORTCUTS, changeable
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class LeaseState:
             dependent = ref()
             if dependent is None:
                 continue
-            if isinstance(dependent, (PooledCursor, PooledIterator, PooledBlock)):
+            if isinstance(dependent, (PooledCursor, Result)):
                 dependent._end()
             else:
                 with contextlib.suppress(Exception):
@@ -97,7 +97,7 @@ class LeaseState:
         Returns what they stood for, to be kept until the close.
         """
         proxies = [dependent for ref in self.dependents if (dependent := ref()) is not None]
-        return [one._drop() for one in proxies if isinstance(one, (PooledCursor, PooledIterator, PooledBlock))]
+        return [one._drop() for one in proxies if isinstance(one, (PooledCursor, Result))]
 
 
 class PooledConnection:

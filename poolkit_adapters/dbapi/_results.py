@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._proxies import PooledConnection
 
-__all__ = ("PooledBlock", "PooledIterator", "proxy_of")
+__all__ = ("PooledBlock", "PooledIterator", "Result", "proxy_of")
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
 
@@ -40,20 +40,43 @@ def proxy_of(connection: PooledConnection, name: str, result: Any) -> Any:
     return result
 
 
-class PooledIterator:
-    """An iterator of the module (``notifies()``, ``stream()``, ``iterdump()``). It ends with the lease."""
+class Result:
+    """A proxy for what a method has returned. It ends with the lease: with the module's own methods, whose errors do
+    not count, or (:meth:`_drop`) without a call.
+    """
 
-    __slots__ = ("__weakref__", "_connection", "_iterator")
+    __slots__ = ("__weakref__", "_connection", "_result")
 
-    def __init__(self, connection: PooledConnection, iterator: Any) -> None:
+    _what = ""
+
+    def __init__(self, connection: PooledConnection, result: Any) -> None:
         self._connection = connection
-        self._iterator = iterator
+        self._result = result
 
     @property
     def _real(self) -> Any:
-        if self._iterator is None:
-            raise self._connection._misused("the connection of this iterator was already returned to its pool")
-        return self._iterator
+        if self._result is None:
+            raise self._connection._misused(f"the connection of this {self._what} was already returned to its pool")
+        return self._result
+
+    def _end(self) -> None:
+        self._drop()
+
+    def _drop(self) -> Any:
+        """Make the proxy unusable, and return what it stood for."""
+        result, self._result = self._result, None
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class PooledIterator(Result):
+    """An iterator of the module (``notifies()``, ``stream()``, ``iterdump()``)."""
+
+    __slots__ = ()
+
+    _what = "iterator"
 
     def __iter__(self) -> PooledIterator:
         return self
@@ -65,7 +88,7 @@ class PooledIterator:
 
     def close(self) -> None:
         """End the iteration."""
-        close: Callable[[], None] | None = getattr(self._iterator, "close", None)
+        close: Callable[[], None] | None = getattr(self._result, "close", None)
         if close is not None:
             self._connection._call(close)
 
@@ -74,31 +97,19 @@ class PooledIterator:
             with contextlib.suppress(Exception):
                 self.close()
         finally:
-            self._iterator = None
-
-    def _drop(self) -> Any:
-        iterator, self._iterator = self._iterator, None
-        return iterator
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
+            self._drop()
 
 
-class PooledBlock:
-    """A context manager of the module (``transaction()``, ``pipeline()``, ``copy()``). It ends with the lease."""
+class PooledBlock(Result):
+    """A context manager of the module (``transaction()``, ``pipeline()``, ``copy()``)."""
 
-    __slots__ = ("__weakref__", "_block", "_connection", "_entered")
+    __slots__ = ("_entered",)
+
+    _what = "block"
 
     def __init__(self, connection: PooledConnection, block: Any) -> None:
-        self._connection = connection
-        self._block = block
+        super().__init__(connection, block)
         self._entered = False
-
-    @property
-    def _real(self) -> Any:
-        if self._block is None:
-            raise self._connection._misused("the connection of this block was already returned to its pool")
-        return self._block
 
     def __enter__(self) -> Any:
         block = self._real
@@ -110,7 +121,7 @@ class PooledBlock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Any:
-        if self._block is None and error is not None:
+        if self._result is None and error is not None:
             return None  # must not replace the first error
         block = self._real
         self._entered = False
@@ -130,17 +141,8 @@ class PooledBlock:
         return call
 
     def _end(self) -> None:
-        entered = self._entered
         block = self._drop()
-        if entered:
+        if self._entered:
             error = self._connection._misused("the connection was returned to its pool in the middle of this block")
             with contextlib.suppress(Exception):
                 self._connection._call(block.__exit__, type(error), error, None)
-
-    def _drop(self) -> Any:
-        block = self._block
-        self._block, self._entered = None, False
-        return block
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)

@@ -228,7 +228,7 @@ def test_addresses_share_the_time_in_the_dbapi_pool(
     keywords: dict[str, Any] = {"host": ANSWERS, "port": 5432}
     if own is not None:
         keywords["connect_timeout"] = own
-    assert look_up(types.ModuleType(name), (), keywords, LIMIT, shared) == 4 * given
+    assert look_up(types.ModuleType(name), {}, keywords, LIMIT, shared) == 4 * given
     assert keywords["connect_timeout"] == given
 
 
