@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "house.svg"
 
-VOCABULARY = ("errors", "config", "events", "connector", "_text", "_times")
+VOCABULARY = ("errors", "config", "events", "connector", "_text", "_numbers")
 ASIDE = ("__init__", "__main__", "_log", "_dump", "_priority")
 """Not drawn: the package's own front, and helpers of a few lines."""
 AROUND = ("cluster", "fleet", "telemetry", "dashboard", "frameworks", "cli", "testing")

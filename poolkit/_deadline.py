@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from ._times import given, is_seconds
+from ._numbers import given, is_seconds
 from .errors import UsageError
 from .runtimes.fork import Stage, after_fork
 

@@ -15,10 +15,10 @@ from ._deadline import BLOCKS, current, forget
 from ._driver import Opened
 from ._fast import BATCH
 from ._log import logger
+from ._numbers import is_seconds, seconds
 from ._operations import BrokenContract
 from ._places import packages_of, place_outside
 from ._priority import chosen
-from ._times import LARGEST, seconds
 from .config import PoolConfig
 from .connector import Verdict
 from .errors import ConfigError, ConnectTimeout, LeaseOverdue, PoolError, UsageError, describe
@@ -55,7 +55,7 @@ def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float)
     """Return when a call that starts now must end; NEVER for a timeout of None. Raises ConfigError if it is no time."""
     if isinstance(timeout, Default):
         timeout = config.acquire_timeout
-    elif timeout is not None and not (type(timeout) in (int, float) and 0 <= timeout <= LARGEST):
+    elif timeout is not None and not is_seconds(timeout):
         seconds("timeout", timeout, most=NEVER, none="no limit")
     return NEVER if timeout is None else now + timeout
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
 
-from ._times import LARGEST, bad, seconds
+from ._numbers import bad, is_number, seconds
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,14 +82,14 @@ def _seconds(name: str, value: object, *, zero: bool, none: str | None = None) -
 
 def _share(name: str, value: object, *, zero: bool, one: bool) -> None:
     right = f"a share, {'0' if zero else 'above 0'} to {'1' if one else 'below 1'}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         raise bad(name, value, right)
     if (value == 0 and not zero) or (value == 1 and not one):
         raise bad(name, value, right)
 
 
 def _positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LARGEST:
+    if not is_number(value) or not 0 < value < math.inf:
         raise bad(name, value, "a number above 0")
 
 

@@ -290,7 +290,7 @@ def _tables(file: str | os.PathLike[str], name: str | None = None) -> dict[str, 
                 raise ConfigError(f"{file}: [{key}]: the name of a table must be a text; put it in quotes", "file")
             continue
         if _is_setting(key, table):
-            right = f"must be in a table: [default] for every pool, [orders-db] for the pool {'orders-db'!r}"
+            right = "must be in a table: [default] for every pool, [orders-db] for the pool 'orders-db'"
             raise ConfigError(f"{file}: {key}={table!r}: {right}", str(key))
         own = key == "default" or (name is not None and str(key) == name)
         if isinstance(table, dict) or table is None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ._numbers import bad, is_number
 from .errors import ConfigError
 from .policies import queueing
 from .policies.diagnose import OFTEN
@@ -182,8 +183,8 @@ def _time(seconds: float) -> str:
 
 
 def _positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigError(f"{name}={value!r}: must be a number above 0", name)
+    if not is_number(value) or not 0 < value < math.inf:
+        raise bad(name, value, "a number above 0")
 
 
 def _count(name: str, value: Any) -> None:

@@ -18,7 +18,7 @@ ADAPTERS = ROOT.parent / "poolkit_adapters"
 
 # innermost first; a module may import from its own ring and from those before it
 RINGS: list[tuple[str, ...]] = [
-    ("_text", "_times", "errors", "config", "events", "connector"),
+    ("_text", "_numbers", "errors", "config", "events", "connector"),
     ("policies",),
     ("_core",),
     (

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from poolkit._times import LONGEST
+from poolkit._numbers import LONGEST
 
 __all__ = ("DURATION", "RATE")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .._times import LARGEST, given
+from .._numbers import given, is_number
 from ..config import nearest, unknown
 from ..errors import ConfigError
 from ..policies.balance import (
@@ -173,8 +172,7 @@ class ClusterConfig:
         value = getattr(self, name)
         if value is None and none:
             return
-        kind = int if whole else (int, float)
-        good = isinstance(value, kind) and not isinstance(value, bool) and (value <= LARGEST or value == math.inf)
+        good = is_number(value) and (isinstance(value, int) or not whole)
         if not good or not (value > low if above else value >= low) or (most is not None and value > most):
             right = f"a {'whole ' if whole else ''}number {'above' if above else 'not below'} {low:g}"
             right += f" and at most {most:g}" if most is not None else ""

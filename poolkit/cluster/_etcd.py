@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from .._times import seconds
+from .._numbers import seconds
 from .._watchdog import Watchdog
 from ..errors import ConfigError, said, shown
 from ..runtimes.names import addresses

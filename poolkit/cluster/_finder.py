@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .._log import logger
-from .._times import seconds
+from .._numbers import seconds
 from ..errors import UsageError, describe, shown
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, AsyncRuntime

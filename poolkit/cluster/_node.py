@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .._times import LARGEST, given
+from .._numbers import given, is_number
 from ..config import nearest
 from ..errors import ConfigError, shown
 
@@ -55,7 +56,7 @@ class Node:
             object.__setattr__(self, "address", self.name)
         object.__setattr__(self, "name", node_name(name))
         weight: Any = self.weight
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= LARGEST:
+        if not is_number(weight) or not 0 < weight < math.inf:
             raise ConfigError(
                 f"{at}weight={given(weight)}: must be a number above 0 (leave a node out to disable it)", "weight"
             )

@@ -76,17 +76,17 @@ def made_of(pool: Any) -> Made:
         return Made(pool, places, 0) if callable(places) else Made(pool, _unlimited, 1)
     own = engine
 
+    def limit() -> float:
+        return own._config.max_size or math.inf
+
     def suspended() -> bool:
         return own._core.suspended
 
     def refuses() -> bool:
         return own._core.suspended and own._core.fail_fast
 
-    if callable(places):
-        return Made(pool, places, 0, suspended, refuses)
-    if engine._core.features.keyed:
-        return Made(pool, _unlimited, 1, suspended, refuses)
-    return Made(pool, lambda: own._config.max_size or math.inf, 1, suspended, refuses)
+    capacity, least = (places, 0) if callable(places) else (_unlimited if own._core.features.keyed else limit, 1)
+    return Made(pool, capacity, least, suspended, refuses)
 
 
 def _unlimited() -> float:

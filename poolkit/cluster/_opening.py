@@ -6,8 +6,8 @@ from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._deadline import BLOCKS, current
+from .._numbers import seconds
 from .._slow_path import DEFAULT, Default
-from .._times import seconds
 from ..errors import AcquireTimeout, ConfigError, PoolBusy, PoolClosed, PoolSuspended, ServerUnavailable, UsageError
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, SyncParker

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from .._deadline import current
-from .._times import seconds
+from .._numbers import seconds
 from ..config import nearest
 from ..errors import AcquireTimeout, ConfigError, PoolError, UsageError, describe, shown
 from ..policies.retire import NEVER

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from .. import _registry
 from .._listeners import Listeners
+from .._numbers import seconds
 from .._slow_path import DEFAULT, Default
-from .._times import seconds
 from ..config import PoolConfig
 from ..connector import Verdict
 from ..errors import ConfigError, shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._times import seconds
+from .._numbers import seconds
 from ._node import Node
 
 __all__ = ("Discovery", "Found")

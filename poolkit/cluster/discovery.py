@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .._times import seconds
+from .._numbers import seconds
 from ..errors import ConfigError, MissingExtra
 from ..runtimes.names import addresses
 from ..settings import read_file, read_tables

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .._times import seconds
+from .._numbers import seconds
 from ..budget import Budget
 from ..errors import ConfigError, UsageError
 from ._lease import FleetLease

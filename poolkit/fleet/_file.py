@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .._log import logger
-from .._times import seconds
+from .._numbers import is_seconds, seconds
 from ..errors import ConfigError, said, shown
 from ._ledger import Ask, Grant, Row, decide
 from ._store import StoreError
@@ -386,6 +386,6 @@ def _count(value: object) -> int:
 
 
 def _time(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    if not is_seconds(value):
         raise ValueError(value)
     return float(value)

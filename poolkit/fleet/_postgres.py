@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._log import logger
-from .._times import seconds
+from .._numbers import seconds
 from .._watchdog import Watchdog
 from ..errors import ConfigError, MissingExtra, raw_text, said, shown
 from ._ledger import PLAUSIBLE, Ask, Grant, Row, decide

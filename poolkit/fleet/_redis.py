@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._log import logger
-from .._times import seconds
+from .._numbers import seconds
 from .._watchdog import Watchdog
 from ..errors import ConfigError, MissingExtra, raw_text, said, shown, without_quotes
 from ._ledger import PLAUSIBLE, Ask, Grant

@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from .._log import logger
+from .._numbers import seconds
 from .._threads import Pool
-from .._times import seconds
 from ..errors import ConfigError, ConnectFailed, MissingExtra, UsageError, describe, shown
 from ._pools import checked, engine_of, opened, trouble
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .._log import logger
+from .._numbers import seconds
 from .._registry import live_pools
 from .._threads import Pool
-from .._times import seconds
 from ..errors import MissingExtra, UsageError, describe
 from ..fleet import FleetBudget
 from ._pools import drain_all

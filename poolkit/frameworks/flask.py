@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from .._log import logger
+from .._numbers import seconds
 from .._threads import Lease, Pool
-from .._times import seconds
 from ..errors import ConfigError, MissingExtra, UsageError
 from ._pools import Drained, checked, drain_all, engine_of, opened
 

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from .._numbers import given, is_number
 from ..errors import ConfigError
 from .hashing import Ring, hash_key, jump_hash, rendezvous_order
 
@@ -54,8 +55,8 @@ def _weights(shards: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
     names = _names(shards)
     weights: dict[str, Any] = dict(shards) if isinstance(shards, Mapping) else dict.fromkeys(names, 1.0)
     for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-            raise ConfigError(f"shard {name!r}: weight={weight!r}: must be a number above 0", "weight")
+        if not is_number(weight) or not 0 < weight < math.inf:
+            raise ConfigError(f"shard {name!r}: weight={given(weight)}: must be a number above 0", "weight")
     return weights
 
 

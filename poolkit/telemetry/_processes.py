@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .._log import logger
-from .._times import seconds
+from .._numbers import seconds
 from ..errors import ConfigError, describe, said, shown
 from ..policies.meters import Histogram
 from ..runtimes.fork import Stage, restart_after_fork

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .._log import logger
+from .._numbers import seconds
 from .._registry import live_pools
-from .._times import seconds
 from ..errors import ConfigError
 from ..events import EventKind
 from ..policies.hysteresis import Hysteresis

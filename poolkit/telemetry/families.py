@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .._times import LARGEST, given
+from .._numbers import given, is_number
 from ..errors import ConfigError, shown
 from ..policies.meters import Histogram
 from ..stats import ClassStats, PoolStats
@@ -141,10 +141,5 @@ def merged(parts: Iterable[Values]) -> Values:
 
 def require(name: str, value: object, kinds: tuple[type, ...], low: float, high: float | None, right: str) -> None:
     """Raise ConfigError unless ``value`` is a number of these kinds from ``low`` to ``high``."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not isinstance(value, kinds)
-        or not (low <= value and (value <= (LARGEST if high is None else high) or (high is None and value == math.inf)))
-    ):
+    if not is_number(value) or not isinstance(value, kinds) or not low <= value <= (math.inf if high is None else high):
         raise ConfigError(f"{name}={given(value)}: must be {right}", name)

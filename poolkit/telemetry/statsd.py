@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .._numbers import seconds
 from .._registry import live_pools, watch_pools
-from .._times import seconds
 from ..errors import ConfigError, UsageError, describe, said, shown
 from ..events import Event, EventKind
 from ..policies.members import snapshot

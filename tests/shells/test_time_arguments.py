@@ -14,7 +14,7 @@ import pytest
 
 import poolkit
 from poolkit import AsyncPool, ConfigError, Pool, PoolConfig, UsageError, load
-from poolkit._times import LONGEST
+from poolkit._numbers import LONGEST
 from poolkit.cli import main
 from poolkit.cluster import (
     AsyncCluster,

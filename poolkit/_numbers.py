@@ -1,23 +1,29 @@
-"""Times that are given as arguments or settings: one rule for all."""
+"""Numbers and times that are given as arguments or settings: one rule for all."""
 
 from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from typing import TypeGuard
 
 from .errors import ConfigError
 
-__all__ = ("LARGEST", "LONGEST", "bad", "given", "is_seconds", "seconds")
+__all__ = ("LONGEST", "bad", "given", "is_number", "is_seconds", "seconds")
 
-LARGEST = sys.float_info.max
 LONGEST = 30 * 86400.0
 """Seconds: the longest time for waits that repeat. The waits of some systems end after 49 days at the latest."""
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is an int or a float (also NaN or infinity). An integer beyond all floats is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max
+
+
 def given(value: object) -> str:
     """The text of an invalid value. Python refuses to write an integer with thousands of digits."""
-    return "(an integer beyond all floats)" if isinstance(value, int) and abs(value) > LARGEST else repr(value)
+    return "(an integer beyond all floats)" if isinstance(value, int) and not is_number(int(value)) else repr(value)
 
 
 def bad(setting: str, value: object, right: str) -> ConfigError:
@@ -25,11 +31,9 @@ def bad(setting: str, value: object, right: str) -> ConfigError:
     return ConfigError(f"{setting}={given(value)}: must be {right}", setting.rpartition(".")[2])
 
 
-def is_seconds(value: object) -> bool:
-    """Whether ``value`` is a time: a number, 0 or more, or infinity. An integer beyond all floats is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return 0 <= value <= LARGEST or value == math.inf
+def is_seconds(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is a time: a number, 0 or more, or infinity."""
+    return is_number(value) and value >= 0
 
 
 def seconds(
@@ -41,10 +45,8 @@ def seconds(
     """
     if value is None and none is not None:
         return
-    if is_seconds(value):
-        time: Any = value
-        if least <= time <= most and not (above and time == least):
-            return
+    if is_seconds(value) and least <= value <= most and not (above and value == least):
+        return
     right = f"a time in seconds, {f'above {least:g}' if above else f'{least:g} or more'}"
     right += f", at most {most / 86400:g} days" if most < math.inf else ""
     raise bad(name, value, right + (f" (or None: {none})" if none else ""))
