@@ -15,7 +15,7 @@ from ._deadline import BLOCKS, current, forget
 from ._driver import Opened
 from ._fast import BATCH
 from ._log import logger
-from ._numbers import is_seconds, seconds
+from ._numbers import LONGEST, seconds
 from ._operations import BrokenContract
 from ._places import packages_of, place_outside
 from ._priority import chosen
@@ -55,7 +55,7 @@ def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float)
     """Return when a call that starts now must end; NEVER for a timeout of None. Raises ConfigError if it is no time."""
     if isinstance(timeout, Default):
         timeout = config.acquire_timeout
-    elif timeout is not None and not is_seconds(timeout):
+    elif timeout is not None and not (type(timeout) in (int, float) and 0 <= timeout <= LONGEST):  # usual: no call
         seconds("timeout", timeout, most=NEVER, none="no limit")
     return NEVER if timeout is None else now + timeout
 
