@@ -13,7 +13,7 @@ from poolkit.errors import NotLeased, PoolError
 
 from . import _errors
 from ._base import PoolBase, count, first_config, in_state, must_notify
-from ._connection_watch import IDLE, USED, AsyncConnectionWatch, disconnect_now, mark_of, passing_through
+from ._connection_watch import IDLE, USED, AsyncConnectionWatch, disconnect_now, lease_begins, passing_through
 from ._connectors import TaskConnector
 from ._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
@@ -145,8 +145,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             await _record(self, async_record_wait, connection, started)
         if not watch.clean():  # last: nothing is awaited between this check and the return to the caller
             watch = await cleaned(self, watch, started)
-        handled = exc_info()[1]
-        watch.state, watch.handled = USED, None if handled is None else mark_of(handled)
+        lease_begins(watch)
         if recorded:
             count(self, watch, USED)
         return watch.connection
@@ -297,6 +296,5 @@ async def take(pool: AsyncPoolkitConnectionPool, timeout: float) -> Any:
     except PoolError as error:
         raise _errors.pool_error(error)  # noqa: B904  its cause is set already
     watch = await cleaned(pool, pool._watches[id(connection)], started, timeout)
-    handled = exc_info()[1]
-    watch.state, watch.handled = USED, None if handled is None else mark_of(handled)
+    lease_begins(watch)
     return watch.connection

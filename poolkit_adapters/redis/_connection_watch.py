@@ -43,7 +43,7 @@ __all__ = (
     "ConnectionWatch",
     "State",
     "disconnect_now",
-    "mark_of",
+    "lease_begins",
     "passing_through",
 )
 
@@ -74,12 +74,14 @@ def _forget_token(connection: Any) -> None:
         connection.set_re_auth_token(None)
 
 
-def mark_of(error: BaseException) -> object:
-    """Return an object that identifies the exception and does not keep it alive, nor the frames of its traceback.
+def lease_begins(watch: ConnectionWatch | AsyncConnectionWatch) -> None:
+    """Note that the connection is in use, and which exception its user is handling.
 
-    An id could be used again, and most exceptions have no weak references.
+    A mark identifies the exception, and keeps neither it nor the frames of its traceback alive. An id could be used
+    again, and most exceptions have no weak references.
     """
-    return error.__dict__.setdefault(_MARK, object())
+    watch.state, handled = USED, sys.exc_info()[1]
+    watch.handled = None if handled is None else handled.__dict__.setdefault(_MARK, object())
 
 
 def passing_through(

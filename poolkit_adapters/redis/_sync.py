@@ -18,7 +18,7 @@ from poolkit.runtimes.fork import Stage, after_fork
 from .._time_limits import Watch as TimeLimits
 from . import _errors
 from ._base import PoolBase, count, first_config, in_state, must_notify
-from ._connection_watch import IDLE, USED, ConnectionWatch, State, mark_of, passing_through
+from ._connection_watch import IDLE, USED, ConnectionWatch, State, lease_begins, passing_through
 from ._connectors import SyncConnector
 from ._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
@@ -328,8 +328,7 @@ def take(pool: PoolkitConnectionPool, timeout: float | None, started: float) -> 
             else:
                 ready = watch.clean()
             if ready:
-                handled = exc_info()[1]
-                watch.state, watch.handled = USED, None if handled is None else mark_of(handled)
+                lease_begins(watch)
                 return connection
         except BaseException:
             engine.release(connection, discard=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -13,6 +15,22 @@ from poolkit.policies.hashing import rendezvous_order
 from tests.cluster.test_cluster import PATIENCE, Rig
 
 pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def asking(rig: Rig, **options: Any) -> AsyncIterator[list[Any]]:
+    """Let a caller ask for a lease during the block. The list has then what it got: the lease, or NoNodeAvailable."""
+    got: list[Any] = []
+
+    async def caller() -> None:
+        try:
+            got.append(await rig.lease(**options))
+        except NoNodeAvailable as error:
+            got.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller)
+        yield got
 
 
 @pytest.mark.parametrize("fail_fast", [False, True])
@@ -37,13 +55,7 @@ async def test_a_caller_that_waits_in_a_pool_goes_elsewhere_when_it_is_suspended
     async with Rig(flavour, "a", "b") as rig:
         rig.connectors["a"].hold("connect")
         rig.cluster.pool("b").suspend()
-        got: list[Any] = []
-
-        async def caller() -> None:
-            got.append(await rig.lease())
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(caller)
+        async with asking(rig) as got:
             await rig.until(lambda: rig.cluster.pool("a").stats().waiting, "the caller waits in the pool of a")
             rig.cluster.pool("b").resume()
             rig.cluster.pool("a").suspend()
@@ -56,13 +68,7 @@ async def test_callers_wait_while_all_nodes_are_suspended(flavour: str) -> None:
     async with Rig(flavour, "a", "b") as rig:
         for name in ("a", "b"):
             rig.cluster.pool(name).suspend()
-        got: list[Any] = []
-
-        async def caller() -> None:
-            got.append(await rig.lease())
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(caller)
+        async with asking(rig) as got:
             await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits in the cluster")
             rig.cluster.pool("b").resume()
         assert got[0].node.name == "b"
@@ -80,19 +86,10 @@ async def test_callers_fail_if_all_nodes_are_suspended_with_fail_fast(flavour: s
 async def test_a_caller_in_the_queue_fails_when_the_last_node_is_suspended_with_fail_fast(flavour: str) -> None:
     async with Rig(flavour, "a") as rig:
         rig.cluster.pool("a").suspend()
-        errors: list[BaseException] = []
-
-        async def caller() -> None:
-            try:
-                await rig.lease()
-            except NoNodeAvailable as error:
-                errors.append(error)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(caller)
+        async with asking(rig) as got:
             await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits in the cluster")
             rig.cluster.pool("a").suspend(fail_fast=True)
-        assert errors
+        assert isinstance(got[0], NoNodeAvailable)
 
 
 async def test_an_ejected_node_stays_suspended(flavour: str) -> None:
@@ -125,13 +122,7 @@ async def test_a_new_node_whose_pool_is_suspended_is_probed_after_that(flavour: 
     async with Late(flavour, "a", eject_for=60, eject_max=60, probe_timeout=PATIENCE, **settings) as rig:
         await rig.give(await rig.lease())
         rig.cluster.update(["b"])
-        got: list[Any] = []
-
-        async def caller() -> None:
-            got.append(await rig.lease(role=role))
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(caller)
+        async with asking(rig, role=role) as got:
             await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits in the cluster")
             assert rig.states()["b"] == "probing"
             rig.cluster.pool("b").resume()
@@ -153,13 +144,7 @@ async def test_a_pool_that_is_suspended_during_a_probe_is_probed_after_that(flav
         rig.cluster.update(["b"])
         await rig.until(lambda: rig.cluster.pool("b").stats().waiting, "the probe waits for its connect")
         rig.cluster.pool("b").suspend()
-        got: list[Any] = []
-
-        async def caller() -> None:
-            got.append(await rig.lease())
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(caller)
+        async with asking(rig) as got:
             await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits in the cluster")
             await rig.until(lambda: not rig.cluster.pool("b").stats().waiting, "the probe was refused")
             rig.connectors["b"].free_all()

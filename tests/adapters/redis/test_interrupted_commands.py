@@ -86,6 +86,14 @@ class AsyncClient(redis.asyncio.Redis):
         return await super().parse_response(*args, **kwargs)
 
 
+async def interrupted_pipeline(client: Any) -> None:
+    """Send two commands; the signal comes between the two replies."""
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.set_response_callback("ECHO", lambda reply, **_: signal.raise_signal(signal.SIGALRM))
+        pipe.echo("first").echo(SECRET)
+        await pipe.execute()
+
+
 @INTERRUPTS
 def test_an_interrupted_command_closes_its_connection(server: Withholding, interrupt: type[BaseException]) -> None:
     with PoolkitConnectionPool(host=server.host, port=server.port, max_connections=1) as pool:
@@ -153,12 +161,8 @@ def test_an_interrupted_pipeline_of_a_task_closes_its_connection(
 
     async def main() -> None:
         pool = AsyncPoolkitConnectionPool(host=server.host, port=server.port, max_connections=1)
-        client = redis.asyncio.Redis(connection_pool=pool)
         try:
-            async with client.pipeline(transaction=False) as pipe:
-                pipe.set_response_callback("ECHO", lambda reply, **_: signal.raise_signal(signal.SIGALRM))
-                pipe.echo("first").echo(SECRET)
-                await pipe.execute()
+            await interrupted_pipeline(redis.asyncio.Redis(connection_pool=pool))
         except interrupt:
             assert await redis.asyncio.Redis(connection_pool=pool).echo("bob") == b"bob"
         else:
@@ -176,10 +180,7 @@ def test_an_interrupted_pipeline_of_a_group_closes_its_connection(
     async def main() -> None:
         async with AsyncPoolkitServerGroup([f"{server.host}:{server.port}"], max_size=1) as group:
             try:
-                async with group.client().pipeline(transaction=False) as pipe:
-                    pipe.set_response_callback("ECHO", lambda reply, **_: signal.raise_signal(signal.SIGALRM))
-                    pipe.echo("first").echo(SECRET)
-                    await pipe.execute()
+                await interrupted_pipeline(group.client())
             except interrupt:
                 assert await group.client().echo("bob") == b"bob"
             else:
