@@ -38,8 +38,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise MissingExtra("the command line needs click: pip install 'poolkit[cli]'") from None
     from poolkit.cli._commands import program
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # the encoding of a terminal or a pipe may lack a pool's name
+    for stream in (sys.stdout, sys.stderr):  # their encoding may lack a character, such as one of a pool's name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = program.main(
             args=None if arguments is None else list(arguments), prog_name="poolkit", standalone_mode=False

@@ -17,11 +17,7 @@ __all__ = ("console_for", "terminable")
 
 def console_for(as_json: bool) -> Console:
     """Standard output, or standard error if standard output is for the numbers."""
-    stream = sys.stderr if as_json else sys.stdout
-    with contextlib.suppress(AttributeError, ValueError):
-        # A terminal of another encoding shows a question mark rather than a traceback.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # suppressed where it has none
-    console = Console(file=stream, highlight=False)
+    console = Console(file=sys.stderr if as_json else sys.stdout, highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 110)  # a file or pipe has no edge
     return console
