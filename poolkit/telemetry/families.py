@@ -16,7 +16,7 @@ from ..errors import ConfigError, shown
 from ..policies.meters import Histogram
 from ..stats import ClassStats, PoolStats
 
-__all__ = ("FAMILIES", "Family", "Values", "merged", "of", "read", "require")
+__all__ = ("FAMILIES", "Family", "Labels", "Values", "merged", "of", "read", "require")
 
 Labels = tuple[tuple[str, str], ...]
 Values = dict[str, dict[Labels, Any]]
@@ -89,8 +89,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("poolkit_busy_seconds", "counter", "Total time that connections were on lease.",
            _one(lambda s: s.busy_seconds)),
     Family("poolkit_acquire_seconds", "histogram", "Time from the call of acquire until the caller has a connection.",
-    _one(lambda s: s.wait)), Family("poolkit_connect_seconds", "histogram", "Time to open a connection.", _one(lambda s:
-    s.connect)), Family("poolkit_use_seconds", "histogram", "Duration of leases (with use_histogram=True).",
+           _one(lambda s: s.wait)),
+    Family("poolkit_connect_seconds", "histogram", "Time to open a connection.", _one(lambda s: s.connect)),
+    Family("poolkit_use_seconds", "histogram", "Duration of leases (with use_histogram=True).",
            _one(lambda s: s.use if s.use.count else None)),
     Family("poolkit_class_connections", "gauge", "Connections in use, by class of callers.",
            _of_classes(lambda c: c.in_use), ("class",)),
