@@ -20,9 +20,9 @@ def run(pytester: pytest.Pytester):
     def run(source: str, *arguments: str) -> pytest.RunResult:
         pytester.makeconftest(CONFTEST)
         pytester.makepyfile(HEAD + source)
-        # without what takes seconds in a process full of modules: collections at the end, an import of hypothesis
-        without = ("cacheprovider", "unraisableexception", "hypothesispytest")
-        return pytester.runpytest_inprocess(*(f"-pno:{name}" for name in without), *arguments)
+        # in a process of its own: in this one, the loader of the plugin's module would keep the suite and its pools
+        without = ("cacheprovider", "hypothesispytest")  # hypothesis takes a second to import
+        return pytester.runpytest_subprocess(*(f"-pno:{name}" for name in without), *arguments)
 
     return run
 
