@@ -82,7 +82,8 @@ class LeaseOverdue(_Plain, errors.LeaseOverdue, exceptions.RequestException):  #
 
 
 ERRORS = Table(
-    Row("no connection became free within `acquire_timeout` or `Timeout(pool=)`", AcquireTimeout,
+    Row("no connection became free within `acquire_timeout` or `Timeout(pool=)`, or opened within "
+        "`acquire_timeout`", AcquireTimeout,
         (errors.AcquireTimeout, exceptions.ConnectTimeout)),
     Row("the same time was up while no connection could be opened", ServerUnavailable,
         (errors.ServerUnavailable, exceptions.ConnectTimeout)),

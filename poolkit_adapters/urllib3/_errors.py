@@ -91,7 +91,8 @@ class MaxRetryError(_Plain, exceptions.MaxRetryError):  # type: ignore[misc]
 
 
 ERRORS = Table(
-    Row("no connection became free within `pool_timeout`, `Timeout(pool=)` or `acquire_timeout`", AcquireTimeout,
+    Row("no connection became free within `pool_timeout`, `Timeout(pool=)` or `acquire_timeout`, or "
+        "opened within `acquire_timeout`", AcquireTimeout,
         (errors.AcquireTimeout, exceptions.EmptyPoolError)),
     Row("the same time was up while no connection could be opened", ServerUnavailable,
         (errors.ServerUnavailable, exceptions.EmptyPoolError)),

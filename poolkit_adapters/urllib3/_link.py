@@ -98,10 +98,11 @@ class Response(http.client.HTTPResponse):
 class Link:
     """A connection of urllib3. Used by one thread at a time."""
 
-    __slots__ = ("_closed", "_poll", "_polled", "answered", "connection", "opened", "response", "unfinished")
+    __slots__ = ("_closed", "_poll", "_polled", "answered", "asked", "connection", "opened", "response", "unfinished")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
+        self.asked: float | None = None  # when its first request began to wait; None: acquire_timeout does not apply
         self.opened = False  # whether it has ever been connected
         self.answered = False  # whether it has delivered a response
         self.response: Any = None  # http.client's response to the last request

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 from urllib3 import exceptions
 
-from poolkit import Lease, Pool, PoolConfig, PoolError, deadline, errors
-from poolkit.errors import LeaseOverdue
+from poolkit import Lease, Pool, PoolConfig, PoolError, errors
+from poolkit.errors import AcquireTimeout, LeaseOverdue
 from poolkit.events import Listener
 
 from .._options import split_options
 from ._connector import URLLib3Connector, lost
 from ._errors import ERRORS, PoolClosed, told
+from ._limits import limit_connect, limited, time_left
 from ._link import Link
 from ._response import give_back_at_end
 from ._settings import MAXSIZE, check_words, order_of, words_of
@@ -47,6 +48,17 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PUT", "DEL
 
 class _Again(Exception):
     """Signals that a request must be sent again on another connection. urllib3 does not catch it."""
+
+
+class _TooLate(Exception):
+    """Carries the error of a request whose connection did not open in time. urllib3 does not catch it.
+
+    urllib3 would take poolkit's error, a TimeoutError, for a failed connect of a proxy and try again.
+    """
+
+    def __init__(self, error: PoolError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class _Attempt:
@@ -188,6 +200,8 @@ class Pooled:
                     return response
                 except _Again:
                     attempt.replays += 1
+                except _TooLate as late:
+                    raise late.error from late.__cause__
                 except Exception as error:
                     if attempt.failure is None or isinstance(error, PoolError):
                         raise
@@ -214,24 +228,24 @@ class Pooled:
         attempt = _attempt.get()
         if attempt is not None and attempt.pool is not self:
             attempt = None
-        wait: Any = _DEFAULT if attempt is None else attempt.wait
+        limit: Any = _DEFAULT if attempt is None else attempt.wait
         if timeout is not None:
-            wait = timeout
-        began = time.monotonic()
+            limit = timeout
+        wait, asked = limit, time.monotonic()
         while True:
             try:
                 lease = engine.lease() if wait is _DEFAULT else engine.lease(wait)
             except PoolError as error:
                 raise self._refused(error, attempt) from error.__cause__
-            if lease.connection.ready():
+            link = lease.connection
+            if link.ready():
                 break
             lease.close(discard=True)  # meanwhile the server has closed it, or sent data without a request
-            if wait is _DEFAULT:
-                wait = engine.config.acquire_timeout
-            if wait is not None:
-                now = time.monotonic()
-                wait, began = max(0.0, began + wait - now), now
-        conn = lease.connection.connection
+            most = engine.config.acquire_timeout if limit is _DEFAULT else limit
+            wait = None if most is None else max(0.0, asked + most - time.monotonic())
+        if limit is _DEFAULT and not link.opened:
+            link.asked = asked
+        conn = link.connection
         self._leases[id(conn)] = lease
         if attempt is not None:
             attempt.conn = conn
@@ -267,19 +281,6 @@ class Pooled:
             if overdue.__context__ is None:  # it must not replace another error
                 raise
 
-    def _limit_connect(self, timeout: Any) -> None:
-        """Set the pool's connect timeout for a request that has none. ``timeout``: the request's own copy."""
-        limit = self._engine.config.connect_timeout
-        if limit is not None and isinstance(timeout, urllib3.Timeout) and timeout.connect_timeout in (None, _DEFAULT):
-            timeout._connect = limit
-
-    def _limit_to_block(self, conn: Any) -> None:
-        """Let the connection open within the ``poolkit.deadline`` block of its caller."""
-        left = deadline.left()
-        if left is not None:
-            left = max(left, 0.001)  # a socket with a timeout of 0 does not block
-            conn.timeout = left if conn.timeout in (None, _DEFAULT) else min(conn.timeout, left)
-
     def _opened(self, conn: Any) -> None:
         """Tell the engine that the connection is open."""
         lease = self._leases.get(id(conn))
@@ -291,9 +292,10 @@ class Pooled:
         base: Any = super()
         if conn.timeout in (None, _DEFAULT):
             conn.timeout = self._engine.config.connect_timeout or conn.timeout
-        self._limit_to_block(conn)
+        lease = self._leases.get(id(conn))
         try:
-            base._prepare_proxy(conn)
+            with limited(conn, None if lease is None else lease.connection, self._engine.config):
+                base._prepare_proxy(conn)
         except BaseException as error:
             self._failed(conn, "CONNECT", None, error)
             raise
@@ -302,13 +304,13 @@ class Pooled:
     def _validate_conn(self, conn: Any) -> None:
         base: Any = super()
         lease = self._leases.get(id(conn))
-        if lease is not None and not lease.connection.opened:
-            self._limit_to_block(conn)
-        base._validate_conn(conn)
         if lease is None or lease.connection.opened:
+            base._validate_conn(conn)
             return
-        if conn.is_closed:  # connect here: while sending, a failed connect would look like a failed request
-            conn.connect()
+        with limited(conn, lease.connection, self._engine.config):
+            base._validate_conn(conn)
+            if conn.is_closed:  # connect here: while sending, a failed connect would look like a failed request
+                conn.connect()
         self._opened(conn)
 
     def _make_request(self, conn: Any, method: str, url: str, *args: Any, **given: Any) -> Any:
@@ -316,7 +318,7 @@ class Pooled:
         read = {**dict(zip(_AFTER_URL, args, strict=False)), **given} if args else given
         lease = self._leases.get(id(conn))
         if lease is not None and not lease.connection.opened:
-            self._limit_connect(read.get("timeout"))
+            limit_connect(read.get("timeout"), self._engine.config)
         try:
             response = base._make_request(conn, method, url, *args, **given)
         except BaseException as error:
@@ -335,7 +337,9 @@ class Pooled:
         return response
 
     def _failed(self, conn: Any, method: str, body: Any, error: BaseException) -> None:
-        """End the lease before urllib3 sleeps until the next attempt. Raises _Again to have the request sent again."""
+        """End the lease before urllib3 sleeps until the next attempt. Raises _Again to have the request sent again, and
+        _TooLate to end the request if its connection did not open within ``acquire_timeout``.
+        """
         lease = self._leases.pop(id(conn), None)
         if lease is None:
             return
@@ -343,16 +347,22 @@ class Pooled:
         through_proxy = conn.has_connected_to_proxy
         link.close()
         conn._has_connected_to_proxy = through_proxy  # urllib3 reads it to decide whether to raise a ProxyError
+        late = isinstance(error, (TimeoutError, exceptions.TimeoutError))
+        late = late and not link.opened and not isinstance(error, exceptions.NewConnectionError)
         if attempt is not None:
             attempt.conn = None
             if not link.opened and isinstance(error, Exception):
-                timed_out = isinstance(error, (TimeoutError, exceptions.TimeoutError))
-                refused = isinstance(error, exceptions.NewConnectionError)
-                attempt.failure = errors.ConnectTimeout if timed_out and not refused else errors.ConnectFailed
+                attempt.failure = errors.ConnectTimeout if late else errors.ConnectFailed
         try:
             lease.close(error=error)
         except LeaseOverdue:
             pass  # it must not replace ``error``
+        left = time_left(link, self._engine.config) if late else None
+        if left is not None and left <= 0:
+            waited = time.monotonic() - (link.asked or 0.0)
+            words = f"{self._engine.name}: no connection in {waited:.2f} s; the connect was ended"
+            refused = self._refused(AcquireTimeout(words), attempt)
+            raise (refused if attempt is None else _TooLate(refused)) from error
         vanished = lost(error) or isinstance(error, exceptions.ReadTimeoutError)
         if link.answered and vanished:
             # A socket does not show that the peer has forgotten the connection. Each idle connection that has not

@@ -445,7 +445,7 @@ async def drains(subject: Subject, settings: dict[str, Any]) -> None:
 
 
 HTTP = ("httpx", "urllib3", "requests")
-PHASES = "urllib3 has a timeout for each phase (`connect`, `read`), apart from the wait for a connection"
+PHASES = "needs `acquire_timeout`; urllib3's `Timeout` has a limit for each phase"
 FIRST = "a connection of urllib3 opens in its first request"
 NO_CANCEL = "a thread cannot be cancelled"
 NEEDS = "needs the setting"
@@ -458,7 +458,7 @@ ROWS: tuple[Row, ...] = (
         {"check_after_idle": 0.0},
         {
             ("httpx", LINE): "needs `acquire_timeout`; httpx's `Timeout` has a limit for each phase",
-            **dict.fromkeys(("urllib3", "requests"), PHASES),
+            **dict.fromkeys((("urllib3", LINE), ("requests", LINE)), PHASES),
         },
         handshake=True,
     ),

@@ -11,6 +11,7 @@ import itertools
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -620,14 +621,23 @@ class Urllib3(Subject):
 
         self.timeout_error = urllib3.exceptions.EmptyPoolError
         self.connect_error = urllib3.exceptions.NewConnectionError
+        self._scheme = "http"
+        self._with_settings = False
         super().__init__(servers)
 
     def _port(self) -> int:
         return self.servers.http.port
 
+    def need_handshake(self) -> None:
+        """A connection of HTTP without TLS is open before the server has said anything."""
+        from urllib3.exceptions import InsecureRequestWarning
+
+        warnings.simplefilter("ignore", InsecureRequestWarning)
+        self._scheme, self.proxy.target = "https", ("127.0.0.1", self.servers.https.port)
+
     @property
     def _url(self) -> str:
-        return f"http://{self.proxy.host}:{self.proxy.port}/"
+        return f"{self._scheme}://{self.proxy.host}:{self.proxy.port}/"
 
     @property
     def engine(self) -> Any:
@@ -639,14 +649,23 @@ class Urllib3(Subject):
         from poolkit_adapters.urllib3 import PoolkitPoolManager
 
         assert new is None
-        self.set_wait(wait)
-        self._manager: Any = PoolkitPoolManager(maxsize=size, block=True, retries=False, timeout=PATIENCE, **settings)
+        self._manager: Any = PoolkitPoolManager(
+            maxsize=size, block=True, retries=False, timeout=PATIENCE, cert_reqs="CERT_NONE",
+            **self._settings(wait, settings),
+        )  # fmt: skip
+
+    def _settings(self, wait: float, settings: dict[str, Any]) -> dict[str, Any]:
+        self._wait, self._with_settings = wait, bool(settings)
+        return {"acquire_timeout": wait, **settings} if settings else {}  # the time to wait in poolkit's word
 
     def set_wait(self, seconds: float) -> None:
         self._wait = seconds
+        if self._with_settings:
+            super().set_wait(seconds)
 
     async def take(self) -> Any:
-        return self._manager.request("GET", self._url, preload_content=False, pool_timeout=self._wait)
+        limit = {} if self._with_settings else {"pool_timeout": self._wait}
+        return self._manager.request("GET", self._url, preload_content=False, **limit)
 
     async def use(self, lease: Any) -> None:
         lease.read()
@@ -686,23 +705,23 @@ class Requests(Urllib3):
         from poolkit_adapters.requests import PoolkitAdapter
 
         assert new is None
-        self.set_wait(wait)
-        adapter = PoolkitAdapter(pool_maxsize=size, pool_block=True, **settings)
+        adapter = PoolkitAdapter(pool_maxsize=size, pool_block=True, **self._settings(wait, settings))
         self._manager = adapter.poolmanager
         self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.mount("http://", adapter)
+        self._session.trust_env = self._session.verify = False
+        self._session.mount(f"{self._scheme}://", adapter)
 
     @property
     def engine(self) -> Any:
         """The engine that a request of the session uses."""
         request = self._session.prepare_request(importlib.import_module("requests").Request("GET", self._url))
-        return self._session.get_adapter(self._url).get_connection_with_tls_context(request, verify=True).poolkit
+        return self._session.get_adapter(self._url).get_connection_with_tls_context(request, verify=False).poolkit
 
     async def take(self) -> Any:
         from poolkit_adapters.urllib3 import Timeout
 
-        return self._session.get(self._url, stream=True, timeout=Timeout(PATIENCE, pool=self._wait))
+        limit = {} if self._with_settings else {"pool": self._wait}
+        return self._session.get(self._url, stream=True, timeout=Timeout(PATIENCE, **limit))
 
     async def use(self, lease: Any) -> None:
         assert lease.content
