@@ -21,7 +21,7 @@ from tests.support.waiting import PATIENCE, until
 def test_the_first_users_may_come_from_several_loops(databases: Databases) -> None:
     """The first one is in a "connect" listener while the others arrive. A cancelled one blocks no other."""
     engine = create_async_engine(databases.url("asyncpg"), poolclass=AsyncPoolkitPool, pool_size=4)
-    entered, arrived, go_on = threading.Event(), [], threading.Event()
+    entered, arrived, given_up, go_on = threading.Event(), [], threading.Event(), threading.Event()
 
     @event.listens_for(engine.sync_engine, "connect")
     def slow(connection: Any, record: Any) -> None:
@@ -48,6 +48,7 @@ def test_the_first_users_may_come_from_several_loops(databases: Databases) -> No
             await asyncio.sleep(0.01)
         if gives_up:
             task.cancel()
+            given_up.set()
         await asyncio.wait([task])
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)  # wait for the end of the abandoned connect
@@ -61,6 +62,7 @@ def test_the_first_users_may_come_from_several_loops(databases: Databases) -> No
     assert entered.wait(PATIENCE)
     threads += [loop(gives_up=True), loop(), loop()]
     until(lambda: len(arrived) == 4, "all connect")
+    assert given_up.wait(PATIENCE)
     go_on.set()
     for thread in threads:
         thread.join(PATIENCE)
