@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 from .errors import ConfigError
 
-__all__ = ("LONGEST", "bad", "given", "is_number", "is_seconds", "seconds")
+__all__ = ("LONGEST", "bad", "given", "is_number", "is_seconds", "is_whole", "seconds", "whole")
 
 LONGEST = 30 * 86400.0
 """Seconds: the longest time for waits that repeat. The waits of some systems end after 49 days at the latest."""
@@ -34,6 +34,18 @@ def bad(setting: str, value: object, right: str) -> ConfigError:
 def is_seconds(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a time: a number, 0 or more, or infinity."""
     return is_number(value) and value >= 0
+
+
+def is_whole(value: object, least: int = 0) -> TypeGuard[int]:
+    """Whether ``value`` is an int (no bool), ``least`` or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def whole(name: str, value: object, least: int, *, none: str | None = None) -> None:
+    """Raise ConfigError unless ``value`` is a whole number, ``least`` or more. ``none``: as for :func:`seconds`."""
+    if is_whole(value, least) or (value is None and none is not None):
+        return
+    raise bad(name, value, f"a whole number, {least} or more" + (f" (or None: {none})" if none else ""))
 
 
 def seconds(

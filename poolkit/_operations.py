@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from ._core.slots import Slot
 from ._core.state import Features
 from ._log import logger
+from ._numbers import is_whole
 from .connector import Verdict, default_classify, overloaded, overridden
 from .errors import UsageError, describe, said
 from .policies.connects import default_bound
@@ -256,7 +257,7 @@ def _connection_of(connector: object, method: str, value: Any) -> Any:
 
 def _capacity_of(connector: object, method: str, value: Any) -> int:
     """Return how many leases a connection serves. Raises BrokenContract if that is no number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not is_whole(value):
         raise broken(connector, method, returned(value), "it must return a number of leases, an int")
     return value
 

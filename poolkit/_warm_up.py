@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ._core import commands
 from ._deadline import current
 from ._driver import refuse_closed
+from ._numbers import is_whole
 from ._slow_path import DEFAULT, deadline_of
 from .errors import ConfigError, ConnectFailed, describe
 from .policies.retire import NEVER
@@ -109,7 +110,7 @@ def _wanted(pool: PoolBase[Any], count: Any) -> int:
     """Return the ``count`` of ``warm_up(count)``, ``min_size`` for None. Raises ConfigError, or PoolClosed."""
     if count is None:
         count = pool._config.min_size
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+    if not is_whole(count):
         raise ConfigError(f"warm_up({count!r}): must be a number of connections, 0 or more", "count")
     refuse_closed(pool)
     return count

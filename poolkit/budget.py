@@ -20,7 +20,8 @@ from typing import Any
 from ._budget_members import BudgetMembers, must_fit
 from ._core.ledger import Account, BudgetLedger
 from ._gate import Gate, NoWork
-from .errors import ConfigError, shown
+from ._numbers import whole
+from .errors import shown
 
 __all__ = ("Budget", "BudgetShare", "BudgetStats")
 
@@ -69,7 +70,8 @@ class Budget:
 
     def __init__(self, limit: int, *, name: str = "budget") -> None:
         self.name = shown(name)
-        self._total = _whole("limit", limit)
+        whole("limit", limit, 1)
+        self._total = limit
         self._begin(self._total)
 
     def _begin(self, limit: int) -> None:
@@ -93,7 +95,7 @@ class Budget:
 
         Thread-safe. Raises ConfigError if the pools' ``min_size`` add up to more.
         """
-        limit = _whole("limit", limit)
+        whole("limit", limit, 1)
         self._gate.step(self._resize, limit)
         self._members.deliver()
 
@@ -132,12 +134,6 @@ class Budget:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.explain()}>"
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name}={value!r}: must be a whole number, 1 or more", name)
-    return value
 
 
 def _oldest_spare_of(pool: Any) -> Callable[[], float | None]:

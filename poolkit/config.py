@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
 
-from ._numbers import bad, is_number, seconds
+from ._numbers import bad, is_number, is_seconds, is_whole, seconds, whole
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ __all__ = (
     "SettingsBesideSizes",
     "SharedBudget",
     "Source",
+    "bad",
+    "is_seconds",
+    "is_whole",
+    "seconds",
     "sources_of",
+    "whole",
     "with_sources",
 )
 
@@ -66,14 +71,6 @@ def unknown(full: str, value: object, source: str, name: str, known: Iterable[st
     hint = nearest(str(name), known)
     harmless = value is None or isinstance(value, (int, float)) or hint.startswith("did you mean")
     return ConfigError(f"{full}{f'={value!r}' if harmless else ''}{source}: no such setting; {hint}", name)
-
-
-def _count(name: str, value: object, low: int, *, none: str | None = None) -> None:
-    if value is None and none is not None:
-        return
-    right = f"a whole number, {low} or more" + (f" (or None: {none})" if none else "")
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise bad(name, value, right)
 
 
 def _seconds(name: str, value: object, *, zero: bool, none: str | None = None) -> None:
@@ -127,7 +124,7 @@ class BreakerConfig:
     one connect may take, and twice the cap of the backoff."""
 
     def __post_init__(self) -> None:
-        _count("breaker.failure_threshold", self.failure_threshold, 1)
+        whole("breaker.failure_threshold", self.failure_threshold, 1)
         _seconds("breaker.reset_timeout", self.reset_timeout, zero=False)
 
 
@@ -144,9 +141,9 @@ class ClassConfig:
     """Connections that callers of this class may have in use at once; None: no limit of its own."""
 
     def __post_init__(self) -> None:
-        _count("reserved", self.reserved, 0)
+        whole("reserved", self.reserved, 0)
         _positive("weight", self.weight)
-        _count("limit", self.limit, 1, none="no limit of its own")
+        whole("limit", self.limit, 1, none="no limit of its own")
         if self.limit is not None and self.reserved > self.limit:
             raise bad("reserved", self.reserved, f"at most limit ({self.limit})")
 
@@ -383,11 +380,11 @@ class PoolConfig(_Recording):
     the classes."""
 
     def __post_init__(self) -> None:
-        _count("min_size", self.min_size, 0)
-        _count("max_size", self.max_size, 1, none="no limit")
-        _count("max_idle", self.max_idle, 0, none="max_size")
-        _count("max_waiting", self.max_waiting, 0, none="no limit")
-        _count("max_connecting", self.max_connecting, 1, none="no limit")
+        whole("min_size", self.min_size, 0)
+        whole("max_size", self.max_size, 1, none="no limit")
+        whole("max_idle", self.max_idle, 0, none="max_size")
+        whole("max_waiting", self.max_waiting, 0, none="no limit")
+        whole("max_connecting", self.max_connecting, 1, none="no limit")
         _seconds("acquire_timeout", self.acquire_timeout, zero=True, none="wait for ever")
         _seconds("connect_timeout", self.connect_timeout, zero=False, none="no limit")
         _seconds("check_timeout", self.check_timeout, zero=False, none="no limit")

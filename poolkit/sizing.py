@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ._numbers import bad, is_number
+from ._numbers import bad, is_number, whole
 from .errors import ConfigError
 from .policies import queueing
 from .policies.diagnose import OFTEN
@@ -73,9 +73,9 @@ def estimate(
     _positive("rate", rate)
     _positive("hold", hold)
     _positive("headroom", headroom)
-    _count("processes", processes)
+    whole("processes", processes, 1)
     if server_max is not None:
-        _count("server_max", server_max)
+        whole("server_max", server_max, 1)
     if max_wait is not None:
         _positive("max_wait", max_wait)
     own = rate / processes
@@ -185,8 +185,3 @@ def _time(seconds: float) -> str:
 def _positive(name: str, value: Any) -> None:
     if not is_number(value) or not 0 < value < math.inf:
         raise bad(name, value, "a number above 0")
-
-
-def _count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name}={value!r}: must be a whole number, 1 or more", name)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .._numbers import given, is_number
+from .._numbers import given, is_number, whole
 from ..config import nearest, unknown
 from ..errors import ConfigError
 from ..policies.balance import (
@@ -52,11 +52,7 @@ class TierConfig:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"tier name={name!r}: must be a non-empty string", "name")
         for setting in ("limit", "most"):
-            value = getattr(self, setting)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(
-                    f"tier {name!r}: {setting}={value!r}: must be a whole number, 1 or more, or None", setting
-                )
+            whole(f"tier {name!r}: {setting}", getattr(self, setting), 1, none="no limit")
 
 
 @dataclass(frozen=True, kw_only=True)

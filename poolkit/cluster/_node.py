@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .._numbers import given, is_number
+from .._numbers import given, is_number, is_whole
 from ..config import nearest
 from ..errors import ConfigError, shown
 
@@ -61,7 +61,7 @@ class Node:
                 f"{at}weight={given(weight)}: must be a number above 0 (leave a node out to disable it)", "weight"
             )
         priority: Any = self.priority
-        if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
+        if not is_whole(priority):
             raise ConfigError(f"{at}priority={priority!r}: must be a whole number, 0 (tried first) or more", "priority")
         if not isinstance(self.zone, str):
             raise ConfigError(f"{at}zone={self.zone!r}: must be a string", "zone")

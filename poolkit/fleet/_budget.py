@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .._numbers import seconds
+from .._numbers import seconds, whole
 from ..budget import Budget
 from ..errors import ConfigError, UsageError
 from ._lease import FleetLease
@@ -35,8 +35,7 @@ class FleetStats:
 
 
 def _check(block: Any, ttl: Any) -> None:
-    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
-        raise ConfigError(f"block={block!r}: must be a whole number, 1 or more", "block")
+    whole("block", block, 1)
     seconds("ttl", ttl, least=0.5)
 
 

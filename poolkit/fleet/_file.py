@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .._log import logger
-from .._numbers import is_seconds, seconds
+from .._numbers import is_seconds, is_whole, seconds
 from ..errors import ConfigError, said, shown
 from ._ledger import Ask, Grant, Row, decide
 from ._store import StoreError
@@ -380,7 +380,7 @@ def _parsed(text: bytes) -> _State | None:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
+    if not is_whole(value) or value >= 1 << 62:
         raise ValueError(value)
     return value
 

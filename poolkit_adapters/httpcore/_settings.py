@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from poolkit import BackoffConfig, ConfigError, PoolConfig
-from poolkit.config import Source
+from poolkit.config import Source, seconds, whole
 from poolkit.settings import combine, layer, layer_of, set_aside
 
 from .._options import argument, by_default, driver_default, is_default, refuse_contradiction
@@ -79,12 +80,9 @@ def effective(config: PoolConfig) -> PoolConfig:
 
 def _translated(driver: Mapping[str, Any], name: str) -> dict[str, tuple[Any, Source]]:
     limit, kept, expiry = driver["max_connections"], driver["max_keepalive_connections"], driver["keepalive_expiry"]
-    _whole("max_connections", limit, 1)
-    _whole("max_keepalive_connections", kept, 0)
-    if expiry is not None and (isinstance(expiry, bool) or not isinstance(expiry, (int, float)) or not expiry >= 0):
-        raise ConfigError(
-            f"keepalive_expiry={expiry!r}: must be a number of seconds, 0 or more, or None (never)", "keepalive_expiry"
-        )
+    whole("max_connections", limit, 1, none="no limit")
+    whole("max_keepalive_connections", kept, 0, none="no limit")
+    seconds("keepalive_expiry", expiry, most=math.inf, none="never")
     found = {
         setting: (None, by_default(name, word)) if driver[word] is None else argument(name, word, driver[word])
         for setting, word in _TWINS.items()
@@ -93,8 +91,3 @@ def _translated(driver: Mapping[str, Any], name: str) -> dict[str, tuple[Any, So
         source = found["idle_timeout"][1]
         return {**found, "max_idle": (0, source), "idle_timeout": (None, source)}
     return found
-
-
-def _whole(name: str, value: object, low: int) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-        raise ConfigError(f"{name}={value!r}: must be a whole number, {low} or more, or None (no limit)", name)

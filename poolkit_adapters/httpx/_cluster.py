@@ -28,7 +28,7 @@ from poolkit.cluster import (
     NodePool,
     NoNodeAvailable,
 )
-from poolkit.config import NodePoolSettings, Source
+from poolkit.config import NodePoolSettings, Source, is_whole, whole
 from poolkit.errors import without_quotes
 from poolkit.settings import combine, layer_of
 
@@ -491,12 +491,9 @@ def _others(cluster: Cluster[Any] | AsyncCluster[Any], gone: set[str]) -> bool:
 
 
 def _checked(retries: Any, max_requests: Any) -> int:
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+    if not is_whole(retries):
         raise ConfigError(f"retries={retries!r}: must be the number of further servers to try, 0 or more", "retries")
-    if max_requests is not None and (
-        isinstance(max_requests, bool) or not isinstance(max_requests, int) or max_requests < 1
-    ):
-        raise ConfigError(f"max_requests={max_requests!r}: must be a whole number, 1 or more, or None", "max_requests")
+    whole("max_requests", max_requests, 1, none="no limit")
     return retries
 
 

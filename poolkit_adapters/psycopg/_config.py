@@ -10,7 +10,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from poolkit import ConfigError, PoolConfig
-from poolkit.config import SettingsBesideSizes, Source, nearest
+from poolkit.config import SettingsBesideSizes, Source, bad, is_seconds, nearest
 from poolkit.errors import without_quotes
 from poolkit.settings import combine, layer, layer_of, set_aside
 
@@ -213,6 +213,6 @@ def check_callback(name: str, callback: object, *, synchronous: bool) -> None:
 
 def numbered(name: str, value: object) -> float:
     """Return a number of seconds, 0 or more. Raises ConfigError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ConfigError(f"{name}={value!r}: must be a number of seconds, 0 or more", name)
+    if not is_seconds(value):
+        raise bad(name, value, "a time in seconds, 0 or more")
     return float(value)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.util import get_cls_kwargs
 
 from poolkit import BackoffConfig, ConfigError, PoolConfig
-from poolkit.config import Source, sources_of
+from poolkit.config import Source, is_whole, sources_of
 from poolkit.settings import DEFAULT, combine, layer, layer_of, set_aside
 
 from .._options import argument, by_argument, by_default, driver_default, is_default, refuse_misspelt
@@ -159,7 +159,7 @@ def _sizes(
 
 
 def _whole(name: str, value: object, low: int, right: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    if not is_whole(value, low):
         raise ConfigError(f"{name}={value!r}: must be a whole number, {right}", name)
 
 

@@ -11,7 +11,8 @@ import urllib3
 from urllib3._collections import RecentlyUsedContainer
 from urllib3.poolmanager import SSL_KEYWORDS
 
-from poolkit import Budget, ConfigError, Pool, PoolConfig
+from poolkit import Budget, Pool, PoolConfig
+from poolkit.config import whole
 from poolkit.events import Listener
 from poolkit.runtimes.fork import Stage, restart_after_fork
 
@@ -84,8 +85,7 @@ class Managed:
         self._share.config(driver.get("maxsize", MAXSIZE), driver.get("block"))
         base.__init__(*args, **driver)
         known = _HOSTS if given is None or is_default(given) else given
-        if isinstance(known, bool) or not isinstance(known, int) or known < 0:
-            raise ConfigError(f"num_pools={known!r}: must be a whole number, 0 or more", "num_pools")
+        whole("num_pools", known, 0)
         self._keys: dict[Any, tuple[Any, dict[str, Any], Any]] = {}  # by the arguments of connection_from_host
         self.pools: Any = RecentlyUsedContainer(known, dispose_func=_retire)
         restart_after_fork(Stage.ADAPTERS, self, _renew_lock)

@@ -11,7 +11,7 @@ from urllib3 import HTTPConnectionPool, poolmanager
 from urllib3.poolmanager import PoolKey
 
 from poolkit import BackoffConfig, ConfigError, PoolConfig
-from poolkit.config import Source, nearest
+from poolkit.config import Source, nearest, whole
 from poolkit.settings import combine, layer, layer_of, set_aside
 
 from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default, refuse_contradiction
@@ -57,8 +57,7 @@ def pool_config(
     if the pool has one. ``driver``: the library whose defaults apply, for messages. Raises ConfigError for an argument
     that contradicts a setting, and for a setting that has no effect for HTTP.
     """
-    if isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 0:
-        raise ConfigError(f"maxsize={maxsize!r}: must be a whole number, 0 or more", "maxsize")
+    whole("maxsize", maxsize, 0)
     if block not in (None, True, False):
         raise ConfigError(f"block={block!r}: must be True or False", "block")
     given = {**layer_of(config), **layer(settings)}

@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from poolkit import Budget, ConfigError, Pool, PoolConfig
-from poolkit.config import Source
+from poolkit.config import Source, whole
 from poolkit.events import Listener
 from poolkit.settings import combine, for_connector, layer, layer_of
 
@@ -61,8 +61,7 @@ class Share:
             raise ConfigError(
                 f"max_connections={limit!r} and budget= are two limits over all hosts; give only one", "max_connections"
             )
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ConfigError(f"max_connections={limit!r}: must be a whole number, 1 or more", "max_connections")
+        whole("max_connections", limit, 1)
         return Budget(limit, name=f"{self.name} (max_connections)")
 
     def config(self, maxsize: Any, block: bool | None, order: str | None = None) -> PoolConfig:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import urllib3
 
-from poolkit import ConfigError
+from poolkit.config import seconds
 
 __all__ = ("Timeout",)
 
@@ -25,9 +26,8 @@ class Timeout(urllib3.Timeout):  # type: ignore[misc]
         self, total: Any = None, connect: Any = _NOT_GIVEN, read: Any = _NOT_GIVEN, *, pool: Any = _NOT_GIVEN
     ) -> None:
         super().__init__(total=total, connect=connect, read=read)
-        number = isinstance(pool, (int, float)) and not isinstance(pool, bool)
-        if pool is not None and pool is not _NOT_GIVEN and not (number and pool >= 0):
-            raise ConfigError(f"pool={pool!r}: must be a time in seconds, 0 or more (or None: no limit)", "pool")
+        if pool is not _NOT_GIVEN:
+            seconds("pool", pool, most=math.inf, none="no limit")
         self.pool = pool
 
     def clone(self) -> Timeout:
