@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -57,13 +57,13 @@ class EventLog:
         logger: logging.Logger | None = None,
         *,
         burst: int = 10,
-        levels: dict[EventKind, int] | None = None,
+        levels: Mapping[EventKind, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         require("burst", burst, (int,), 1, None, "a number of log entries, 1 or more")
         chosen: Any = LEVELS if levels is None else levels
-        if not isinstance(chosen, dict):
-            raise ConfigError(f"levels={levels!r}: must be a dict with a level for each EventKind", "levels")
+        if not isinstance(chosen, Mapping):
+            raise ConfigError(f"levels={levels!r}: must map each EventKind to a level", "levels")
         for kind, level in chosen.items():
             if not isinstance(kind, EventKind) or isinstance(level, bool) or not isinstance(level, int):
                 right = "must have a level, such as logging.INFO, for an EventKind"
@@ -71,7 +71,7 @@ class EventLog:
         self._logger = logger or logging.getLogger("poolkit.events")
         self._burst = burst
         self._clock = clock
-        self.levels: dict[EventKind, int] = chosen
+        self.levels: dict[EventKind, int] = dict(chosen)
         self.kinds = frozenset(self.levels)
         self._allowances: dict[tuple[str, EventKind], Allowance] = {}
         self._lock = threading.Lock()
