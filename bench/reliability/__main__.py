@@ -35,17 +35,19 @@ def main() -> int:
     ]
     results: list[Result] = []
     begun = time.monotonic()
-    with world() as servers:
-        for fault in faults:
-            for name in names:
-                if ALL[name].kind not in fault.kinds:
-                    continue
-                for ours in (True, False):
-                    results.append(measure(servers, name, fault, ours=ours))
-                    print(line(results[-1]), flush=True)
-    print(f"{len(results)} runs in {time.monotonic() - begun:.0f} s")
-    if given.json:
-        given.json.write_text(json.dumps([one.as_json() for one in results], indent=1) + "\n")
+    try:
+        with world() as servers:
+            for fault in faults:
+                for name in names:
+                    if ALL[name].kind not in fault.kinds:
+                        continue
+                    for ours in (True, False):
+                        results.append(measure(servers, name, fault, ours=ours))
+                        print(line(results[-1]), flush=True)
+    finally:  # also the results of the runs before one that raised
+        print(f"{len(results)} runs in {time.monotonic() - begun:.0f} s")
+        if given.json:
+            given.json.write_text(json.dumps([one.as_json() for one in results], indent=1) + "\n")
     if given.write:
         write(results, faults)
     wrong = sum(one.wrong for one in results if one.pool == "poolkit")
