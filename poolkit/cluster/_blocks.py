@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from ..errors import UsageError
 from ._shell import DEFAULT
 
 __all__ = ("AsyncLeaseBlock", "AsyncNodeLease", "LeaseBlock", "NodeLease")
@@ -83,7 +85,7 @@ class AsyncNodeLease(Generic[C]):
 class _Block(Generic[M]):
     """The state that both kinds of blocks have in common."""
 
-    __slots__ = ("_asked", "_cluster", "_inner", "_inside", "_lease")
+    __slots__ = ("_asked", "_cluster", "_entered", "_inner", "_inside", "_lease")
 
     def __init__(
         self,
@@ -97,8 +99,20 @@ class _Block(Generic[M]):
         self._cluster = cluster
         self._inside = inside
         self._asked: dict[str, Any] = {"timeout": DEFAULT if timeout is None else timeout, "role": role, "key": key}
+        self._entered = allocate_lock()
         self._lease: Any
         self._inner: M
+
+    def _enter(self) -> None:
+        if not self._entered.acquire(False):
+            raise self._cluster._translated(
+                UsageError(f"{self._cluster.name}: this block object is already in use by another block")
+            )
+
+    def _exit(self) -> tuple[Any, M]:
+        lease, inner = self._lease, self._inner
+        self._entered.release()
+        return lease, inner
 
 
 class LeaseBlock(_Block[AbstractContextManager[T]]):
@@ -109,30 +123,37 @@ class LeaseBlock(_Block[AbstractContextManager[T]]):
 
     ``inside`` is called with the connection and returns the inner context manager. The block gets what that one gives
     (with ``contextlib.nullcontext``, the connection itself). ``timeout`` in seconds; None: ``acquire_timeout``.
-    ``role``, ``key`` and errors as :meth:`Cluster.lease`. Use one object for one block in one thread.
+    ``role``, ``key`` and errors as :meth:`Cluster.lease`. Use one object for one block in one thread; UsageError for a
+    block inside or beside another one.
     """
 
     __slots__ = ()
 
     def __enter__(self) -> T:
-        lease = self._lease = self._cluster.lease(**self._asked)
+        self._enter()
         try:
-            inner = self._inner = self._inside(lease.connection)
-            return inner.__enter__()
-        except BaseException as error:
-            lease.close(error=error)
+            lease = self._lease = self._cluster.lease(**self._asked)
+            try:
+                inner = self._inner = self._inside(lease.connection)
+                return inner.__enter__()
+            except BaseException as error:
+                lease.close(error=error)
+                raise
+        except BaseException:
+            self._entered.release()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        lease, inner = self._exit()
         try:
-            self._inner.__exit__(kind, error, traceback)
+            inner.__exit__(kind, error, traceback)
         except BaseException as late:
             error = late
             raise
         finally:
-            self._lease.close(error=error)
+            lease.close(error=error)
 
 
 class AsyncLeaseBlock(_Block[AbstractAsyncContextManager[T]]):
@@ -141,21 +162,27 @@ class AsyncLeaseBlock(_Block[AbstractAsyncContextManager[T]]):
     __slots__ = ()
 
     async def __aenter__(self) -> T:
-        lease = self._lease = await self._cluster.lease(**self._asked)
+        self._enter()
         try:
-            inner = self._inner = self._inside(lease.connection)
-            return await inner.__aenter__()
-        except BaseException as error:
-            await lease.close(error=error)
+            lease = self._lease = await self._cluster.lease(**self._asked)
+            try:
+                inner = self._inner = self._inside(lease.connection)
+                return await inner.__aenter__()
+            except BaseException as error:
+                await lease.close(error=error)
+                raise
+        except BaseException:
+            self._entered.release()
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        lease, inner = self._exit()
         try:
-            await self._inner.__aexit__(kind, error, traceback)
+            await inner.__aexit__(kind, error, traceback)
         except BaseException as late:
             error = late
             raise
         finally:
-            await self._lease.close(error=error)
+            await lease.close(error=error)

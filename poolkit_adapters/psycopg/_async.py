@@ -7,8 +7,10 @@ import inspect
 import time
 import warnings
 import weakref
+from _thread import allocate_lock
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncContextDecorator
 from os import getpid
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -31,7 +33,7 @@ from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused
 from ._io import is_clean, limited_rollback, ping_async
 from ._leased import verdict_on
 from ._session import Session, no_loop, note_wrong_server, was_cut
-from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger, new_sizes, prepare
+from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, entered_twice, logger, new_sizes, prepare
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -55,22 +57,36 @@ class _ReturningConnection(psycopg.AsyncConnection[Any]):
             await super().close()
 
 
-class _Block(Generic[ACT]):
-    """The block of ``pool.connection()``. At its end it commits or rolls back, and returns the connection."""
+class _Block(Generic[ACT], AsyncContextDecorator):
+    """The block of ``pool.connection()``. At its end it commits or rolls back, and returns the connection.
 
-    __slots__ = ("_connection", "_pool", "_timeout")
+    One object serves one block at a time. As a decorator of a function, each call of the function has its own block.
+    """
+
+    __slots__ = ("_connection", "_entered", "_pool", "_timeout")
 
     def __init__(self, pool: AsyncPoolkitConnectionPool[ACT], timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
+        self._entered = allocate_lock()  # the tasks may belong to loops in several threads
+
+    def _recreate_cm(self) -> _Block[ACT]:
+        return _Block(self._pool, self._timeout)
 
     async def __aenter__(self) -> ACT:
-        connection: Any = await self._pool.getconn(timeout=self._timeout)
+        if not self._entered.acquire(False):
+            raise entered_twice(self._pool)
+        try:
+            connection: Any = await self._pool.getconn(timeout=self._timeout)
+        except BaseException:
+            self._entered.release()
+            raise
         self._connection = connection
         connection._poolkit_block = id(self)  # not the block itself, which refers to the connection
         try:
             await connection.__aenter__()
         except BaseException:
+            self._entered.release()
             await self._pool.putconn(connection)
             raise
         return cast("ACT", connection)
@@ -79,6 +95,7 @@ class _Block(Generic[ACT]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         connection = self._connection
+        self._entered.release()
         if connection._poolkit_block != id(self):
             return None  # given back inside the block
         swallowed: bool | None = None

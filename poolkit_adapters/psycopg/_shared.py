@@ -18,9 +18,19 @@ from poolkit.errors import shown
 from .._errors import both
 from ._config import NULL_MIN_SIZE, check_callback, check_conninfo, numbered, pool_config, sizes
 from ._counters import Counters
-from ._errors import LeaseCut
+from ._errors import LeaseCut, UsageError
 
-__all__ = ("Leftovers", "PoolBase", "cut_block_error", "left_in", "logger", "new_sizes", "null_arguments", "prepare")
+__all__ = (
+    "Leftovers",
+    "PoolBase",
+    "cut_block_error",
+    "entered_twice",
+    "left_in",
+    "logger",
+    "new_sizes",
+    "null_arguments",
+    "prepare",
+)
 
 logger = logging.getLogger("psycopg.pool")
 
@@ -56,6 +66,11 @@ def cut_block_error(pool: str, connection: psycopg.BaseConnection[Any], error: B
     told = both(LeaseCut, error)
     told.__notes__ = [*getattr(told, "__notes__", ()), text]  # type: ignore[attr-defined]
     return told
+
+
+def entered_twice(pool: PoolBase[Any]) -> UsageError:
+    """Return the error for a block that is entered inside or beside itself."""
+    return UsageError(f"{pool.name}: this connection() is already in use by another block; call it for each block")
 
 
 E = TypeVar("E", bound=Any)  # the engine: Pool or AsyncPool

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from _thread import allocate_lock
 from collections.abc import Callable
+from contextlib import ContextDecorator
 from os import getpid
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -26,7 +28,7 @@ from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused
 from ._io import is_clean, limited_rollback, ping
 from ._leased import verdict_on
 from ._session import Session, note_wrong_server, was_cut
-from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger, new_sizes, prepare
+from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, entered_twice, logger, new_sizes, prepare
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,22 +50,36 @@ class _ReturningConnection(psycopg.Connection[Any]):
             super().close()
 
 
-class _Block(Generic[CT]):
-    """The block of ``pool.connection()``. At its end it commits or rolls back, and returns the connection."""
+class _Block(Generic[CT], ContextDecorator):
+    """The block of ``pool.connection()``. At its end it commits or rolls back, and returns the connection.
 
-    __slots__ = ("_connection", "_pool", "_timeout")
+    One object serves one block at a time. As a decorator of a function, each call of the function has its own block.
+    """
+
+    __slots__ = ("_connection", "_entered", "_pool", "_timeout")
 
     def __init__(self, pool: PoolkitConnectionPool[Any], timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
+        self._entered = allocate_lock()
+
+    def _recreate_cm(self) -> _Block[CT]:
+        return _Block(self._pool, self._timeout)
 
     def __enter__(self) -> CT:
-        connection: Any = self._pool.getconn(timeout=self._timeout)
+        if not self._entered.acquire(False):
+            raise entered_twice(self._pool)
+        try:
+            connection: Any = self._pool.getconn(timeout=self._timeout)
+        except BaseException:
+            self._entered.release()
+            raise
         self._connection = connection
         connection._poolkit_block = id(self)  # not the block itself, which refers to the connection
         try:
             connection.__enter__()
         except BaseException:
+            self._entered.release()
             self._pool.putconn(connection)
             raise
         return cast("CT", connection)
@@ -72,6 +88,7 @@ class _Block(Generic[CT]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         connection = self._connection
+        self._entered.release()
         if connection._poolkit_block != id(self):
             return None  # given back inside the block
         swallowed: bool | None = None

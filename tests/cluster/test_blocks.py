@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from poolkit import Verdict
+from poolkit import UsageError, Verdict
 from poolkit.cluster import (
     AsyncCluster,
     AsyncLeaseBlock,
@@ -170,5 +170,32 @@ def test_a_block_asks_for_its_role(world: World) -> None:
         with pytest.raises(NoNodeAvailable):
             await world.through(world.block(nullcontext, role="primary", timeout=0.0))
         assert world.log == []
+
+    world.run(scenario)
+
+
+def test_a_block_serves_one_block_at_a_time(world: World) -> None:
+    """Inside itself it is refused, and the outer one returns its lease. Afterwards it works, also after an error."""
+
+    async def scenario() -> None:
+        block = world.block(nullcontext)
+
+        async def nested() -> None:
+            with pytest.raises(UsageError, match="already in use by another"):
+                await world.through(block)
+
+        if world.threads:
+            with block:
+                await nested()
+        else:
+            async with block:
+                await nested()
+        assert world.log == ["lease", ("release", "connection")]
+        assert world.cluster.stats().leases == 0
+        failing = world.block(lambda connection: _Inner(world.log, fails="begin"))
+        for _ in range(2):
+            with pytest.raises(ConnectionError, match="begin"):
+                await world.through(failing)
+        assert await world.through(block) == "connection"
 
     world.run(scenario)
