@@ -30,7 +30,7 @@ from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
 from ._errors import LeaseOverdue, PoolClosed, UsageError, classify
 from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused, stats_of
-from ._io import is_clean, limited_rollback, ping_async
+from ._io import is_clean, is_inside, limited_rollback, ping_async
 from ._leased import verdict_on
 from ._session import Session, no_loop, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, entered_twice, logger, new_sizes, prepare
@@ -345,7 +345,7 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         mine: Any = session.ref()  # conn itself, or the connection that a subclass wrapped
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
-        if self._reset is None and not session.wrong_server and mine._tpc is None and is_clean(session.pgconn):
+        if self._reset is None and not session.wrong_server and not is_inside(mine) and is_clean(session.pgconn):
             overdue = self._engine.release_nowait(session)
         elif (how := verdict_on(self, session)) is not None:
             overdue = self._engine.release_nowait(session, **how)

@@ -19,7 +19,7 @@ from .._errors import release_locals
 from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
 from ._counters import Outage
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, LeaseOverdue, PoolClosed, classify
-from ._io import is_alive, is_clean, ping_async
+from ._io import is_alive, is_clean, is_inside, ping_async
 from ._leased import adopted, lost
 from ._names import with_addresses_async
 from ._session import Session
@@ -167,8 +167,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         connection: Any = session.connection
         if pool is None:
             return False
-        prepared = connection._tpc is not None  # a two-phase transaction, which is not this connection's to end
-        if connection.pgconn.transaction_status == _ACTIVE or connection.closed or prepared:
+        if connection.pgconn.transaction_status == _ACTIVE or connection.closed or is_inside(connection):
             logger.warning("closing returned connection: %s", shown(connection))
             return self._drop(pool, session)
         if not is_clean(connection.pgconn):

@@ -21,7 +21,7 @@ from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
 from .._time_limits import Watch, rest_of
 from ._counters import Outage
 from ._errors import CheckFailed, ConnectTimeout, LeaseOverdue, PoolClosed, classify
-from ._io import is_alive, is_clean, ping
+from ._io import is_alive, is_clean, is_inside, ping
 from ._leased import adopted, lost
 from ._names import longest_connect, with_addresses
 from ._session import Session
@@ -177,8 +177,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         connection: Any = session.connection
         if pool is None:
             return False
-        prepared = connection._tpc is not None  # a two-phase transaction, which is not this connection's to end
-        if connection.pgconn.transaction_status == _ACTIVE or connection.closed or prepared:
+        if connection.pgconn.transaction_status == _ACTIVE or connection.closed or is_inside(connection):
             logger.warning("closing returned connection: %s", shown(connection))
             return self._drop(pool, session)
         if not is_clean(connection.pgconn):

@@ -21,7 +21,7 @@ from .._time_limits import Watch
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ("is_alive", "is_clean", "limited_rollback", "ping", "ping_async")
+__all__ = ("is_alive", "is_clean", "is_inside", "limited_rollback", "ping", "ping_async")
 
 logger = logging.getLogger("psycopg.pool")
 
@@ -34,6 +34,15 @@ _rollbacks = Watch()
 def is_clean(pgconn: PGconn) -> bool:
     """Return whether the connection is outside a transaction and idle."""
     return pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _NO_PIPELINE
+
+
+def is_inside(connection: Any) -> bool:
+    """Return whether psycopg counts the connection as inside a two-phase transaction or a ``transaction()`` block.
+
+    The server may know of neither: a transaction that is prepared is not its session's, and a statement (``COMMIT``)
+    may have ended that of the block. psycopg would refuse the next user's ``commit()`` and ``transaction()``.
+    """
+    return connection._tpc is not None or connection._num_transactions != 0
 
 
 def is_alive(connection: psycopg.BaseConnection[Any]) -> bool:

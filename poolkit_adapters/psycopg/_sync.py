@@ -25,7 +25,7 @@ from . import _config as defaults
 from ._connector import PsycopgConnector
 from ._errors import LeaseOverdue, PoolClosed, classify
 from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused, stats_of
-from ._io import is_clean, limited_rollback, ping
+from ._io import is_clean, is_inside, limited_rollback, ping
 from ._leased import verdict_on
 from ._session import Session, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, entered_twice, logger, new_sizes, prepare
@@ -309,7 +309,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         mine: Any = session.ref()  # conn itself, or the connection that a subclass wrapped
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
-        if self._reset is None and not session.wrong_server and mine._tpc is None and is_clean(session.pgconn):
+        if self._reset is None and not session.wrong_server and not is_inside(mine) and is_clean(session.pgconn):
             self._engine.release(session)
         else:
             _reset_and_release(self, session)

@@ -1,4 +1,8 @@
-"""A connection that is returned after the first phase of a two-phase commit is of no use to anybody else."""
+"""A connection that psycopg counts as inside a transaction is of no use to anybody else, even if the server is idle.
+
+It was returned after the first phase of a two-phase commit, or in a ``transaction()`` block whose transaction was ended
+by a statement.
+"""
 
 from __future__ import annotations
 
@@ -49,3 +53,30 @@ def test_the_next_user_of_the_dbapi_pool_gets_another_connection(server: Postgre
         with database.connect() as other:
             assert other.info.backend_pid != first
             other.execute("select 1")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("autocommit", [False, True])
+async def test_a_transaction_block_that_was_left_open_does_not_reach_the_next_user(
+    server: PostgresServer, asynchronous: bool, reset: bool, autocommit: bool
+) -> None:
+    twin = Twin(server, asynchronous=asynchronous)
+
+    async def nothing(connection: object) -> None:
+        pass
+
+    callback = twin.callback(nothing) if reset else None
+    pool = twin.pool(min_size=1, max_size=1, reset=callback, kwargs={"autocommit": autocommit})
+    async with within(pool):
+        connection = await do(pool.getconn())
+        block = within(connection.transaction())  # kept, as by a generator that was not closed
+        await block.__aenter__()
+        await do(connection.execute("commit"))
+        await do(pool.putconn(connection))
+        async with within(pool.connection()) as other:
+            async with within(other.transaction()):
+                await do(other.execute("select 1"))
+            await do(other.commit())
+        assert pool.get_stats()["returns_bad"] == 1
+        del block
