@@ -327,28 +327,19 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
     def check(self) -> None:
         """Check the idle connections, one at a time, and replace those that are dead or expired."""
         _check_admitted(self)
-        held = []
-        for _ in range(self._engine.stats().idle):
-            try:
-                session = self._engine.acquire(0)
-            except PoolError:
-                break
-            try:
-                ping(cast("CT", session.connection), self._engine.config.check_timeout)
-            except BaseException as error:
-                if isinstance(error, Exception):
-                    self._counters.add("connections_lost")
-                    logger.warning("discarding broken connection: %s", shown(session.connection))
-                self._engine.release(session, error=ConnectionAbortedError())
-                if not isinstance(error, Exception):
-                    raise
-                continue
-            if self._engine.config.order == "fifo":
+        held: list[Session[CT]] = []
+        try:
+            for _ in range(self._engine.stats().idle):
+                try:
+                    session = self._engine.acquire(0)
+                except PoolError:
+                    break
+                # with "lifo", the connection returned last would be the next one taken
+                keep = held if self._engine.config.order == "lifo" else None
+                _test(self, session, keep)
+        finally:
+            for session in held:
                 self._engine.release(session)
-            else:  # with "lifo", the connection returned last would be the next one taken
-                held.append(session)
-        for session in held:
-            self._engine.release(session)
 
     @staticmethod
     def check_connection(conn: CT) -> None:
@@ -359,6 +350,22 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         """Call the callback. Runs each time no connection could be opened for ``reconnect_timeout`` seconds."""
         if self._reconnect_failed is not None:
             self._reconnect_failed(self)
+
+
+def _test(pool: PoolkitConnectionPool[Any], session: Session[Any], held: list[Any] | None) -> None:
+    """Check a connection for ``check()``. Release it, or add it to ``held`` if it is alive."""
+    error: Exception | None = ConnectionAbortedError()
+    try:
+        ping(session.connection, pool._engine.config.check_timeout)
+        error = None
+    except Exception:  # noqa: BLE001 - after any error the connection is closed
+        pool._counters.add("connections_lost")
+        logger.warning("discarding broken connection: %s", shown(session.connection))
+    finally:
+        if error is None and held is not None:
+            held.append(session)
+        else:
+            pool._engine.release(session, error=error)
 
 
 def _fill(engine: Pool[Any]) -> None:
