@@ -13,7 +13,7 @@ from poolkit.errors import NotLeased, PoolError
 
 from . import _errors
 from ._base import PoolBase, count, first_config, in_state, must_notify
-from ._connection_watch import IDLE, USED, AsyncConnectionWatch, disconnect_now, lease_begins, passing_through
+from ._connection_watch import ANSWERED, IDLE, USED, AsyncConnectionWatch, disconnect_now, lease_begins, passing_through
 from ._connectors import TaskConnector
 from ._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
@@ -21,7 +21,6 @@ from ._driver import (
     AsyncConnectionPool,
     AsyncReAuthListener,
     AsyncReleasedEvent,
-    DriverError,
     async_connection,
     async_record_wait,
     async_waits_recorded,
@@ -182,7 +181,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         if watch.handled is not None:
             passing = passing_through(watch, passing)
         try:
-            certain = passing is None or isinstance(passing, DriverError)  # see the synchronous pool
+            certain = passing is None or isinstance(passing, ANSWERED)  # see the synchronous pool
             keep = self.owns_connection(connection) and (watch.reusable() if certain else watch.doubt())
             if AsyncReleasedEvent is not None and must_notify(self, connection, keep):
                 reusable, keep = keep, False  # an exception of a listener leaves the connection in an unknown state

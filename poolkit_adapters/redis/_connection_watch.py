@@ -37,6 +37,7 @@ from ._driver import (
 from ._footprint import NOTED, Footprint
 
 __all__ = (
+    "ANSWERED",
     "IDLE",
     "USED",
     "AsyncConnectionWatch",
@@ -65,6 +66,10 @@ class State(Enum):
     IDLE = "idle"
     USED = "used"
 
+
+ANSWERED = (exceptions.ResponseError, exceptions.WatchError)
+"""What a lease may end with although every reply has been read. Any other exception, also one of the driver, may come
+from a callback between two replies of a pipeline. A connection whose network failed is closed already."""
 
 IDLE, USED = State.IDLE, State.USED  # looking up an enum member is the slowest part of each line that needs one
 

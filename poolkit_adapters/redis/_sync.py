@@ -18,14 +18,13 @@ from poolkit.runtimes.fork import Stage, after_fork
 from .._time_limits import Watch as TimeLimits
 from . import _errors
 from ._base import PoolBase, count, first_config, in_state, must_notify
-from ._connection_watch import IDLE, USED, ConnectionWatch, State, lease_begins, passing_through
+from ._connection_watch import ANSWERED, IDLE, USED, ConnectionWatch, State, lease_begins, passing_through
 from ._connectors import SyncConnector
 from ._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
     CacheProxy,
     Connection,
     ConnectionPool,
-    DriverError,
     ReAuthListener,
     ReleasedEvent,
     record_wait,
@@ -189,8 +188,8 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         if watch.handled is not None:
             passing = passing_through(watch, passing)
         try:
-            if passing is not None and not isinstance(passing, DriverError):
-                # a signal handler may have raised it between a request and its reply
+            if passing is not None and not isinstance(passing, ANSWERED):
+                # a signal handler or a callback may have raised it between a request and its reply
                 keep = self.owns_connection(connection) and watch.doubt()
             elif self.owns_connection(connection):
                 keep = watch.reusable()

@@ -118,6 +118,38 @@ def test_an_interrupted_pipeline_closes_its_connection(server: Withholding, inte
         assert redis.Redis(connection_pool=pool).echo("bob") == b"bob"
 
 
+def refusing(reply: Any, **_: Any) -> None:
+    raise redis.DataError("a callback of the application refuses this reply")
+
+
+@pytest.mark.parametrize("interrupt", [None])
+def test_a_callback_that_raises_the_drivers_error_closes_the_connection(server: Withholding, interrupt: None) -> None:
+    """A pipeline collects error replies only. It leaves the other replies unread after any other error."""
+    with PoolkitConnectionPool(host=server.host, port=server.port, max_connections=1) as pool:
+        with redis.Redis(connection_pool=pool).pipeline(transaction=False) as pipe:
+            pipe.set_response_callback("ECHO", refusing)
+            pipe.echo("first").echo(SECRET)
+            with pytest.raises(redis.DataError):
+                pipe.execute()
+        assert redis.Redis(connection_pool=pool).echo("bob") == b"bob"
+
+
+@pytest.mark.parametrize("interrupt", [None])
+@pytest.mark.anyio
+async def test_a_callback_of_a_task_that_raises_the_drivers_error_closes_the_connection(
+    server: Withholding, interrupt: None
+) -> None:
+    pool = AsyncPoolkitConnectionPool(host=server.host, port=server.port, max_connections=1)
+    async with redis.asyncio.Redis(connection_pool=pool).pipeline(transaction=False) as pipe:
+        pipe.set_response_callback("ECHO", refusing)
+        pipe.echo("first").echo(SECRET)
+        with pytest.raises(redis.DataError):
+            await pipe.execute()
+    assert await redis.asyncio.Redis(connection_pool=pool).echo("bob") == b"bob"
+    await pool.aclose()
+    await pool.poolkit.close()
+
+
 @INTERRUPTS
 def test_an_interrupt_while_another_error_is_handled_closes_the_connection(
     server: Withholding, interrupt: type[BaseException]
