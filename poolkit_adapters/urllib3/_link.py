@@ -18,7 +18,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ProtocolError
 from urllib3.util.ssltransport import SSLTransport
 
-__all__ = ("Link", "Response")
+__all__ = ("Link", "Response", "ambiguous")
 
 _MOST = 64 * 1024
 """The most bytes that one check reads from a TLS connection. If the peer has sent more, the connection is closed."""
@@ -44,7 +44,7 @@ class Response(http.client.HTTPResponse):
     """
 
     leftover = False
-    """Whether the connection must not be used again: further bytes were read, or the head gave two lengths."""
+    """Whether the connection must not be used again, because further bytes were read."""
     _begun = False
     """Whether a status line has arrived."""
 
@@ -90,15 +90,13 @@ class Response(http.client.HTTPResponse):
             if type(source) is socket.SocketIO:  # not a custom socket's
                 source.__class__ = _Ended  # so that peek() shows what was read ahead, but does not read from the socket
                 self.leftover = bool(file.peek())
-            if self.chunked and "content-length" in self.headers:  # RFC 9112, 6.3: it may be an attack
-                self.leftover = True
         super()._close_conn()  # type: ignore[misc]  # not in the stubs
 
 
 class Link:
     """A connection of urllib3. Used by one thread at a time."""
 
-    __slots__ = ("_closed", "_poll", "_polled", "answered", "asked", "connection", "opened", "response", "unfinished")
+    __slots__ = ("_closed", "_poll", "_polled", "answered", "asked", "connection", "opened", "response", "spent")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -106,7 +104,8 @@ class Link:
         self.opened = False  # whether it has ever been connected
         self.answered = False  # whether it has delivered a response
         self.response: Any = None  # http.client's response to the last request
-        self.unfinished = False  # whether more follows the last response: another protocol (101), or the final response
+        self.spent = False
+        """Whether more follows the last response (another protocol after 101, the final response), or may follow."""
         self._closed = False
         self._poll: Any = None
         self._polled = -1  # the descriptor
@@ -128,7 +127,7 @@ class Link:
 
     def reusable(self) -> bool:
         """Return whether another request may follow: the response is complete, and the connection stays open."""
-        if self._closed or not self.opened or self.unfinished or self.connection.sock is None:
+        if self._closed or not self.opened or self.spent or self.connection.sock is None:
             return False
         response = self.response
         if response is None:
@@ -173,6 +172,16 @@ class Link:
 
     def __repr__(self) -> str:
         return repr(self.connection)
+
+
+def ambiguous(response: Any) -> bool:
+    """Return whether the length of a response with chunks is in doubt (RFC 9112, 6.1 and 6.3): it may be an attack.
+
+    http.client knows chunks only by a single header with the value "chunked". It takes ``Content-Length`` bytes for the
+    body if the value is "gzip, chunked", or the header is there twice. The rest would answer the next request.
+    """
+    known = getattr(getattr(response, "_original_response", None), "chunked", False)
+    return not known or response.version < 11 or "content-length" in response.headers
 
 
 def _holds(sock: Any) -> bool:

@@ -19,7 +19,7 @@ from .._options import split_options
 from ._connector import URLLib3Connector, lost
 from ._errors import ERRORS, PoolClosed, told
 from ._limits import limit_connect, limited, time_left
-from ._link import Link
+from ._link import Link, ambiguous
 from ._response import give_back_at_end
 from ._settings import MAXSIZE, check_words, order_of, words_of
 from ._share import Share
@@ -328,7 +328,7 @@ class Pooled:
             link = lease.connection
             link.answered = True
             link.response = getattr(response, "_original_response", None)
-            link.unfinished = response.status < 200
+            link.spent = response.status < 200 or (response.chunked and ambiguous(response))
             if read.get("response_conn") is not None:
                 attempt = self._mine()
                 if attempt is not None and attempt.conn is conn:
