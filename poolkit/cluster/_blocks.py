@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+import threading
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
@@ -99,7 +99,7 @@ class _Block(Generic[M]):
         self._cluster = cluster
         self._inside = inside
         self._asked: dict[str, Any] = {"timeout": DEFAULT if timeout is None else timeout, "role": role, "key": key}
-        self._entered = allocate_lock()
+        self._entered = threading.Lock()
         self._lease: Any
         self._inner: M
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 import time
 import warnings
 import weakref
-from _thread import allocate_lock
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncContextDecorator
@@ -68,7 +68,7 @@ class _Block(Generic[ACT], AsyncContextDecorator):
     def __init__(self, pool: AsyncPoolkitConnectionPool[ACT], timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
-        self._entered = allocate_lock()  # the tasks may belong to loops in several threads
+        self._entered = threading.Lock()  # the tasks may belong to loops in several threads
 
     def _recreate_cm(self) -> _Block[ACT]:
         return _Block(self._pool, self._timeout)

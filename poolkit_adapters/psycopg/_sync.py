@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from _thread import allocate_lock
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from os import getpid
@@ -61,7 +60,7 @@ class _Block(Generic[CT], ContextDecorator):
     def __init__(self, pool: PoolkitConnectionPool[Any], timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
-        self._entered = allocate_lock()
+        self._entered = threading.Lock()
 
     def _recreate_cm(self) -> _Block[CT]:
         return _Block(self._pool, self._timeout)
@@ -354,13 +353,14 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
 
 def _test(pool: PoolkitConnectionPool[Any], session: Session[Any], held: list[Any] | None) -> None:
     """Check a connection for ``check()``. Release it, or add it to ``held`` if it is alive."""
+    connection: Any = session.connection
     error: Exception | None = ConnectionAbortedError()
     try:
-        ping(session.connection, pool._engine.config.check_timeout)
+        ping(connection, pool._engine.config.check_timeout)
         error = None
     except Exception:  # noqa: BLE001 - after any error the connection is closed
         pool._counters.add("connections_lost")
-        logger.warning("discarding broken connection: %s", shown(session.connection))
+        logger.warning("discarding broken connection: %s", shown(connection))
     finally:
         if error is None and held is not None:
             held.append(session)

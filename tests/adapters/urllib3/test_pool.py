@@ -26,6 +26,7 @@ from poolkit_adapters.urllib3 import (
     connection_from_url,
     proxy_from_url,
 )
+from poolkit_adapters.urllib3._limits import limit_connect
 from tests.support.waiting import PATIENCE, until
 
 PORT = "x-client-port"
@@ -320,7 +321,7 @@ def test_an_adapter_of_the_application_takes_its_own_and_requests_arguments() ->
         PoolkitAdapter(mine="red")  # type: ignore[call-arg]
 
 
-def test_make_request_takes_its_arguments_by_position(http_server: HTTPServer) -> None:
+def test_make_request_takes_its_arguments_by_position(http_server: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Subclasses and instrumentations may pass their arguments on in this way."""
 
     class ByPosition(PoolkitHTTPConnectionPool):
@@ -331,8 +332,12 @@ def test_make_request_takes_its_arguments_by_position(http_server: HTTPServer) -
     host, port = urllib3.util.parse_url(http_server.url)[2:4]
     with ByPosition(host, port, maxsize=1, block=True, acquire_timeout=PATIENCE, connect_timeout=PATIENCE / 2) as pool:
         seen = []
-        limit = pool._limit_connect
-        pool._limit_connect = lambda timeout: (limit(timeout), seen.append(timeout.connect_timeout))  # type: ignore[method-assign]
+
+        def limit(timeout: Any, config: PoolConfig) -> None:
+            limit_connect(timeout, config)
+            seen.append(timeout.connect_timeout)
+
+        monkeypatch.setattr("poolkit_adapters.urllib3._pool.limit_connect", limit)
         held = pool.urlopen("POST", "/", body=b"x", preload_content=False)
         assert seen == [PATIENCE / 2]
         held.close()  # the response has taken over the connection
