@@ -7,6 +7,7 @@ import inspect
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -23,7 +24,7 @@ from ._io import is_alive, is_clean, is_inside, ping_async
 from ._leased import adopted, lost
 from ._names import with_addresses_async
 from ._session import Session
-from ._shared import Leftovers, left_in, logger
+from ._shared import Leftovers, left_in, logger, reconnect_timeout_of, report_outage
 
 if TYPE_CHECKING:
     from ._async import AsyncPoolkitConnectionPool
@@ -57,6 +58,13 @@ async def _call(callback: Callable[[Any], Any], connection: object, name: str) -
     await result
 
 
+async def _tell(pool: AsyncPoolkitConnectionPool[Any]) -> None:
+    try:
+        await pool.reconnect_failed()
+    except Exception:  # noqa: BLE001 - logged; it is the application's
+        logger.exception("reconnect_failed of pool %r raised an error", pool.name)
+
+
 class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]]"]):
     """Opens, checks and closes connections, in the engine's own tasks except for the connects of a null pool."""
 
@@ -69,7 +77,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         self._counters = pool._counters
         self._check_callback = None if pool._default_check else pool._check_callback
         self._left = Leftovers()
-        self.outage = Outage(pool.reconnect_timeout, self._report)
+        self.outage = Outage(partial(reconnect_timeout_of, self._ref), self._report)
 
     async def connect(self, timeout: float | None) -> Session[psycopg.AsyncConnection[Any]]:
         """Open, configure and check a connection."""
@@ -199,5 +207,5 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
     def _report(self) -> None:
         pool = self._ref()
         if pool is not None and not pool.closed:
-            logger.warning("reconnection attempt in pool %r failed after %s sec", pool.name, pool.reconnect_timeout)
-            pool._background.run(pool.reconnect_failed())
+            report_outage(pool)
+            pool._background.run(_tell(pool))

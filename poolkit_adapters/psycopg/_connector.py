@@ -25,7 +25,7 @@ from ._io import is_alive, is_clean, is_inside, ping
 from ._leased import adopted, lost
 from ._names import longest_connect, with_addresses
 from ._session import Session
-from ._shared import Leftovers, left_in, logger
+from ._shared import Leftovers, left_in, logger, reconnect_timeout_of, report_outage
 
 if TYPE_CHECKING:
     from ._sync import PoolkitConnectionPool
@@ -56,7 +56,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._watch = Watch()
         self._attempts = Attempts()
         self.connect_bound, self.give_up = self._attempts.bound, self._attempts.give_up
-        self.outage = Outage(pool.reconnect_timeout, self._report)
+        self.outage = Outage(partial(reconnect_timeout_of, self._ref), self._report)
 
     def connect(self, timeout: float | None) -> Session[psycopg.Connection[Any]]:
         """Open, configure and check a connection."""
@@ -211,5 +211,8 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
     def _report(self) -> None:
         pool = self._ref()
         if pool is not None and not pool.closed:
-            logger.warning("reconnection attempt in pool %r failed after %s sec", pool.name, pool.reconnect_timeout)
-            pool.reconnect_failed()
+            report_outage(pool)
+            try:
+                pool.reconnect_failed()
+            except Exception:  # noqa: BLE001 - logged; it is the application's
+                logger.exception("reconnect_failed of pool %r raised an error", pool.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from _thread import get_ident
+from _thread import TIMEOUT_MAX, get_ident
 from collections import Counter
 from collections.abc import Callable
 
@@ -61,13 +61,13 @@ class Counters:
 
 
 class Outage:
-    """Calls ``report`` each time no connect has succeeded for ``limit`` seconds.
+    """Calls ``report`` each time no connect has succeeded for ``limit()`` seconds.
 
     ``later(delay, call)`` starts a timer and returns a function that cancels it.
     """
 
-    def __init__(self, limit: float, report: Callable[[], None]) -> None:
-        self.limit = limit
+    def __init__(self, limit: Callable[[], float], report: Callable[[], None]) -> None:
+        self._limit = limit
         self._report = report
         self._later: Callable[[float, Callable[[], None]], Callable[[], object]] | None = None
         self._since: float | None = None
@@ -81,7 +81,7 @@ class Outage:
             self._pid = os.getpid()
             self._since = time.monotonic()
             self._later = later
-            self._set(self.limit)
+            self._set(self._limit())
         elif time.monotonic() > self._at + 1.0:  # the timer ended with its event loop
             self._due()
 
@@ -97,12 +97,14 @@ class Outage:
             return  # an event loop that had stopped ran this timer late; another timer has replaced it
         if self._since is not None and self._later is not None:
             # report again after the same time, because the callback may have changed something
-            self._set(max(self.limit, 0.01))
+            self._set(max(self._limit(), 0.01))
             self._report()
 
     def _set(self, seconds: float) -> None:
         assert self._later is not None
         self._at = time.monotonic() + seconds
+        if seconds >= TIMEOUT_MAX:
+            return  # for ever: no timer takes it
         try:
             self._cancel = self._later(seconds, self._due)
         except (RuntimeError, MemoryError):  # no thread can be started; the next failed connect tries again

@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
@@ -30,6 +31,8 @@ __all__ = (
     "new_sizes",
     "null_arguments",
     "prepare",
+    "reconnect_timeout_of",
+    "report_outage",
 )
 
 logger = logging.getLogger("psycopg.pool")
@@ -197,6 +200,17 @@ def _report(pool: PoolBase[Any], *, pop: bool) -> dict[str, int]:
         own_ms = counters.total("_opening_ms") - pool._probes_ms
         return counters.report(pool._engine.stats(), own_connects=own, own_connects_ms=own_ms, pop=pop)
     return counters.report(pool._engine.stats(), pop=pop)
+
+
+def reconnect_timeout_of(pool: weakref.ref[Any]) -> float:
+    """Return the pool's ``reconnect_timeout``, which may be changed at any time; infinity for one that is gone."""
+    living = pool()
+    return math.inf if living is None else float(living.reconnect_timeout)
+
+
+def report_outage(pool: PoolBase[Any]) -> None:
+    """Log that no connect has succeeded for ``reconnect_timeout`` seconds."""
+    logger.warning("reconnection attempt in pool %r failed after %s sec", pool.name, pool.reconnect_timeout)
 
 
 class Leftovers:

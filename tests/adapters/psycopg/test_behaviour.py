@@ -196,6 +196,29 @@ async def test_connections_closed_by_the_server_while_idle_are_skipped(twin: Twi
         assert pool.get_stats()["connections_lost"] >= 1
 
 
+async def test_an_interrupted_check_costs_one_connection_at_most(twin: Twin, admin: Admin) -> None:
+    """The interruption (Ctrl-C, a time limit) strikes in the last of three checks: while psycopg calls a handler."""
+
+    class Interruption(BaseException):
+        pass
+
+    def interrupt(notification: Any) -> None:
+        raise Interruption
+
+    arguments: dict[str, Any] = {"order": "lifo", "check_after_idle": None, "kwargs": {"autocommit": True}}
+    async with within(twin.pool(min_size=3, max_size=3, **arguments)) as pool:
+        await do(pool.wait())
+        connections = [await do(pool.getconn()) for _ in range(3)]
+        connections[0].add_notify_handler(interrupt)
+        await do(connections[0].execute("listen interrupted_check"))
+        for connection in connections:  # check() begins with the last one
+            await do(pool.putconn(connection))
+        admin.connection.execute("notify interrupted_check")
+        with pytest.raises(Interruption):
+            await do(pool.check())
+        await twin.until(lambda: pool.get_stats()["pool_available"] == 3)
+
+
 async def test_drain_replaces_idle_ones_now_and_the_others_on_return(twin: Twin) -> None:
     async with within(twin.pool(min_size=2)) as pool:
         await do(pool.wait())

@@ -429,29 +429,6 @@ async def test_17_check_takes_one_connection_at_a_time(twin: Twin, through: str,
         assert results == [None, 2]
 
 
-async def test_17_an_interrupted_check_costs_one_connection_at_most(twin: Twin, admin: Admin) -> None:
-    """The interruption (Ctrl-C, a time limit) strikes in the last of three checks: while psycopg calls a handler."""
-
-    class Interruption(BaseException):
-        pass
-
-    def interrupt(notification: Any) -> None:
-        raise Interruption
-
-    arguments: dict[str, Any] = {"order": "lifo", "check_after_idle": None, "kwargs": {"autocommit": True}}
-    async with within(twin.pool(min_size=3, max_size=3, **arguments)) as pool:
-        await do(pool.wait())
-        connections = [await do(pool.getconn()) for _ in range(3)]
-        connections[0].add_notify_handler(interrupt)
-        await do(connections[0].execute("listen interrupted_check"))
-        for connection in connections:  # check() begins with the last one
-            await do(pool.putconn(connection))
-        admin.connection.execute("notify interrupted_check")
-        with pytest.raises(Interruption):
-            await do(pool.check())
-        await twin.until(lambda: pool.get_stats()["pool_available"] == 3)
-
-
 async def test_17_check_replaces_the_dead(twin: Twin, admin: Admin, caplog: pytest.LogCaptureFixture) -> None:
     for order in ("fifo", "lifo"):
         async with within(twin.pool(min_size=3, order=order)) as pool:
