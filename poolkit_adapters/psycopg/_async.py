@@ -317,6 +317,8 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         begun = time.monotonic()
         try:
             session = await self._acquire(timeout)
+            connection: ACT = session.connection  # type: ignore[assignment]  # the pool has it
+            session.connection = None  # at once: from here on only the caller refers to the connection, see Session
         except PoolError as error:
             raise failed(self, error) from error.__cause__
         except BaseException as error:  # noqa: BLE001  re-raised as a mapped error
@@ -325,12 +327,10 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
             spent = time.monotonic() - begun
             if spent > 1e-4:  # a shorter time is no wait
                 self._counters.add("requests_wait_ms", spent * 1000)
-        connection: ACT = session.connection  # type: ignore[assignment]  # the pool has it
         if session.loop() is not get_running_loop():
-            _move(session)
+            _move(session, connection)
         connection._pool = self
         connection._poolkit_session = session  # type: ignore[attr-defined]
-        session.connection = None  # from here on only the caller refers to the connection: see Session
         return connection
 
     async def putconn(self, conn: ACT) -> None:
@@ -468,8 +468,8 @@ async def _test(pool: AsyncPoolkitConnectionPool[Any], session: Session[Any], he
             pool._engine.release_nowait(session, error=error)
 
 
-def _move(session: Session[Any]) -> None:
+def _move(session: Session[Any], connection: Any) -> None:
     """Prepare a connection for another event loop: asyncio binds the connection's lock to a loop at its first wait."""
     if session.loop is not no_loop:
-        cast("Any", session.connection).lock = asyncio.Lock()
+        connection.lock = asyncio.Lock()
     session.loop = weakref.ref(get_running_loop())

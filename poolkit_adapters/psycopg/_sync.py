@@ -283,6 +283,8 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         begun = time.monotonic()
         try:
             session = self._acquire(timeout)
+            connection: Any = session.connection
+            session.connection = None  # at once: from here on only the caller refers to the connection, see Session
         except PoolError as error:
             raise failed(self, error) from error.__cause__
         except BaseException as error:  # noqa: BLE001  re-raised as a mapped error
@@ -291,10 +293,8 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
             spent = time.monotonic() - begun
             if spent > 1e-4:  # a shorter time is no wait
                 self._counters.add("requests_wait_ms", spent * 1000)
-        connection: Any = session.connection
         connection._pool = self
         connection._poolkit_session = session
-        session.connection = None  # from here on only the caller refers to the connection: see Session
         return cast("CT", connection)
 
     def putconn(self, conn: CT) -> None:
@@ -306,12 +306,13 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
             raise foreign(self, conn)
         session: Session[CT] = conn._poolkit_session  # type: ignore[attr-defined]
         mine: Any = session.ref()  # conn itself, or the connection that a subclass wrapped
-        session.connection = mine
-        mine._pool = mine._poolkit_session = mine._poolkit_block = None
         if self._reset is None and not session.wrong_server and not is_inside(mine) and is_clean(session.pgconn):
+            mine._pool = mine._poolkit_session = mine._poolkit_block = None
+            session.connection = mine  # last: until here a caller that is interrupted drops the connection
             self._engine.release(session)
         else:
-            _reset_and_release(self, session)
+            mine._pool = mine._poolkit_session = mine._poolkit_block = None
+            _reset_and_release(self, session, mine)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 
@@ -389,15 +390,14 @@ def _check_admitted(pool: PoolkitConnectionPool[Any]) -> None:
         )
 
 
-def _reset_and_release(pool: PoolkitConnectionPool[Any], session: Session[Any]) -> None:
+def _reset_and_release(pool: PoolkitConnectionPool[Any], session: Session[Any], connection: Any) -> None:
     """Check, reset or close a returned connection, in the returning thread. It keeps its slot meanwhile."""
-    how = verdict_on(pool, session)
-    if how is None:
-        how = {"discard": True}
-        try:
-            if pool._connector.clean(session):
-                how = {}
-        finally:
-            pool._engine.release(session, **how)
-    else:
+    how: dict[str, Any] = {"discard": True}
+    try:
+        session.connection = connection
+        if (verdict := verdict_on(pool, session)) is not None:
+            how = verdict
+        elif pool._connector.clean(session):
+            how = {}
+    finally:
         pool._engine.release(session, **how)

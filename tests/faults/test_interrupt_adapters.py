@@ -10,7 +10,9 @@ import pytest
 
 import poolkit
 import poolkit_adapters
+from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.dbapi import PooledDatabase
+from poolkit_adapters.psycopg import PoolkitConnectionPool
 from tests.faults.interrupts import interrupted_at, place_of
 
 SIZE = 2
@@ -41,3 +43,29 @@ def test_pooled_database(tmp_path: Path) -> None:
                 raise AssertionError(f"bytecode {at}, {place_of(place)}: {error!r}") from error
         assert at > 200
         database.poolkit.check_books()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # as above
+@pytest.mark.parametrize("end", ["clean", "in a transaction", "with a reset"])
+def test_psycopg(postgres: PostgresServer, end: str) -> None:
+    """A connection is between the engine and its caller for a few bytecodes only. Elsewhere its slot comes back."""
+    reset = (lambda connection: None) if end == "with a reset" else None
+    with PoolkitConnectionPool(postgres.url, min_size=0, max_size=40, timeout=5.0, reset=reset, open=True) as pool:
+
+        def act() -> None:
+            connection = pool.getconn()
+            if end == "in a transaction":
+                connection.execute("select 1")
+            pool.putconn(connection)
+
+        act()
+        at, place, lost = 0, None, []
+        while at == 0 or place is not None:
+            at += 1
+            place = interrupted_at(at, act, roots=ROOTS[1:])
+            pool.poolkit.run_due()  # reads what finalizers have reported
+            if pool.poolkit.stats().in_use > len(lost):
+                lost.append(place_of(place))
+        assert at > 100
+        assert len(lost) < 30, lost
