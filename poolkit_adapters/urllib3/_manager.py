@@ -44,6 +44,15 @@ _KEYWORD_METHODS = frozenset(
      "connection_from_pool_key")
 )  # fmt: skip
 """Methods through which a keyword of a manager passes on its way to a pool."""
+_CHOICE = frozenset(("_merge_pool_kwargs", "connection_from_context", "connection_from_pool_key"))
+"""Methods that choose the pool of a request."""
+
+
+def _overridden(kind: type, methods: frozenset[str]) -> bool:
+    """Return whether a class of the application overrides one of these methods."""
+    return any(
+        one.__module__.partition(".")[0] not in LIBRARIES and not methods.isdisjoint(vars(one)) for one in kind.__mro__
+    )
 
 
 def _retire(pool: Any) -> None:
@@ -87,6 +96,7 @@ class Managed:
         known = _HOSTS if given is None or is_default(given) else given
         whole("num_pools", known, 0)
         self._keys: dict[Any, tuple[Any, dict[str, Any], Any]] = {}  # by the arguments of connection_from_host
+        self._asks_again = _overridden(type(self), _CHOICE)  # for each request: the application may choose by anything
         self.pools: Any = RecentlyUsedContainer(known, dispose_func=_retire)
         restart_after_fork(Stage.ADAPTERS, self, _renew_lock)
 
@@ -97,12 +107,8 @@ class Managed:
         """
         kind = type(self)
         of_keys, complete = words_of_keys()
-        open_ended = any(
-            one.__module__.partition(".")[0] not in LIBRARIES and not _KEYWORD_METHODS.isdisjoint(vars(one))
-            for one in kind.__mro__
-        )
         known = words_of(kind)[0] | words_of(kind, after=Managed)[0] | of_keys
-        check_words(options, known, all_known=complete and not open_ended)
+        check_words(options, known, all_known=complete and not _overridden(kind, _KEYWORD_METHODS))
 
     @property
     def engines(self) -> list[Pool[Link]]:
@@ -130,7 +136,7 @@ class Managed:
             if pool is not None:
                 return pool
         pool = base.connection_from_host(host, port, scheme, pool_kwargs)
-        if isinstance(pool, Pooled) and pool.key is not None:
+        if isinstance(pool, Pooled) and pool.key is not None and not self._asks_again:
             if len(self._keys) >= _HOSTS:
                 self._keys.clear()
             self._keys[asked] = pool.key, dict(self.connection_pool_kw), make

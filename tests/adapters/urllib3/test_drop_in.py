@@ -217,6 +217,33 @@ def test_an_application_may_have_its_own_pool_classes(http_server: HTTPServer) -
         assert "_share" not in manager.connection_from_url("http://elsewhere.invalid").given
 
 
+class ByTenant(PoolkitPoolManager):
+    """Like a manager that gives each tenant a client certificate of its own."""
+
+    tenant = 1
+
+    def connection_from_context(self, request_context: dict[str, Any]) -> Any:
+        return super().connection_from_context({**request_context, "timeout": self.tenant})
+
+
+class Merging(PoolkitPoolManager):
+    tenant = 1
+
+    def _merge_pool_kwargs(self, override: Any) -> Any:
+        return {**super()._merge_pool_kwargs(override), "timeout": self.tenant}
+
+
+@pytest.mark.parametrize("kind", [ByTenant, Merging])
+def test_an_application_may_choose_the_pool_of_each_request(http_server: HTTPServer, kind: Any) -> None:
+    """A request of the second tenant must not go out on a connection that was authenticated for the first."""
+    with kind() as manager:
+        first = manager.request("GET", http_server.url).headers[PORT]
+        manager.tenant = 2
+        assert manager.request("GET", http_server.url).headers[PORT] != first
+        manager.tenant = 1
+        assert manager.request("GET", http_server.url).headers[PORT] == first
+
+
 def test_the_arguments_of_a_request_arrive_as_they_were_given(
     http_server: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
