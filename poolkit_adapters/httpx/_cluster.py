@@ -384,8 +384,10 @@ class PoolkitClusterTransport(_LogicalHost[Cluster[Any]], httpx.BaseTransport):
                 if bad is None or not _again(request, None) or _is_last_try(cluster, lease, tried, self._retries):
                     response.stream = _Held(response.stream, lease, bad)
                     return response
-                response.close()
-                lease.close(error=bad)
+                try:
+                    response.close()
+                finally:  # it may raise LeaseOverdue, and an interruption may strike in it
+                    lease.close(error=bad)
             tried.append(lease.node.name)
             _shorten(request, time.monotonic() - started)
 
@@ -429,8 +431,10 @@ class AsyncPoolkitClusterTransport(_LogicalHost[AsyncCluster[Any]], httpx.AsyncB
                 if bad is None or not _again(request, None) or _is_last_try(cluster, lease, tried, self._retries):
                     response.stream = _AsyncHeld(response.stream, lease, bad)
                     return response
-                await response.aclose()
-                await lease.close(error=bad)
+                try:
+                    await response.aclose()
+                finally:  # also after LeaseOverdue or a cancellation
+                    await lease.close(error=bad)
             tried.append(lease.node.name)
             _shorten(request, time.monotonic() - started)
 

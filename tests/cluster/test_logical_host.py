@@ -20,6 +20,7 @@ from poolkit.cluster import ClusterConfig, Node, NoNodeAvailable
 from poolkit.testing.servers import Certificates, HTTPServer, free_port
 from poolkit_adapters.httpx import (
     AsyncPoolkitClusterTransport,
+    LeaseOverdue,
     NoServerAvailable,
     PoolkitClusterTransport,
 )
@@ -140,6 +141,35 @@ async def test_a_server_that_answers_503_is_ejected_until_its_health_check_succe
             assert (await host.ask()).status_code == 503
 
 
+async def test_a_response_whose_close_fails_keeps_no_place(flavour: str) -> None:
+    """The answer 503 comes later than ``leak_after``. Its error may be kept, for example by an error tracker."""
+    with (
+        Breaker(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n") as first,
+        Breaker(first.answer) as second,
+    ):
+        nodes = [f"127.0.0.1:{first.port}", f"127.0.0.1:{second.port}"]
+        first.may_answer.clear()
+        second.may_answer.clear()
+        settings = QUICK.replace(eject_after=None)
+        async with Host(flavour, nodes, cluster=settings, leak_after=0.01, on_leak="raise", max_requests=1) as host:
+            caught: list[BaseException] = []
+
+            async def ask() -> None:
+                with pytest.raises(LeaseOverdue) as raised:
+                    await host.ask()
+                caught.append(raised.value)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                await host.until(
+                    lambda: any(node.pool and node.pool.leaks for node in host.transport.cluster.stats().nodes)
+                )
+                first.may_answer.set()
+                second.may_answer.set()
+            assert caught
+            assert [node.leases for node in host.transport.cluster.stats().nodes] == [0, 0]
+
+
 class Breaker:
     """A server that reads a request, sends an answer if it has one, and closes the connection."""
 
@@ -147,6 +177,8 @@ class Breaker:
         import socket
 
         self.answer = answer
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.requests = 0
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._socket.settimeout(0.05)
@@ -164,6 +196,7 @@ class Breaker:
                 connection.settimeout(5)
                 if connection.recv(65536):
                     self.requests += 1
+                    self.may_answer.wait(PATIENCE)
                     connection.sendall(self.answer)
 
     def __enter__(self) -> Breaker:
