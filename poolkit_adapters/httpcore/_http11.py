@@ -389,13 +389,17 @@ def parse(data: bytes, end: int, bodiless: bool) -> Incoming | None:
     return Incoming(status, headers, keep, body, body.feed(rest))
 
 
-def hand_over(state: h11.Connection, method: bytes, data: bytes, *, chunks: bool = False, keep: bool = True) -> None:
-    """Let h11 parse a response whose request is sent, of which ``data`` has arrived.
+def hand_over(
+    state: h11.Connection, method: bytes, data: bytes, *, sent: bool = True, chunks: bool = False, keep: bool = True
+) -> None:
+    """Let h11 parse a response, of which ``data`` has arrived.
 
-    ``chunks``: ``data`` starts with a chunk, and the head is parsed already.
+    ``sent``: its request is sent completely; otherwise the connection can carry no other one. ``chunks``: ``data``
+    starts with a chunk, and the head is parsed already.
     """
     state.send(h11.Request(method=method, target=b"/", headers=[(b"Host", b"host")]))
-    state.send(h11.EndOfMessage())
+    if sent:
+        state.send(h11.EndOfMessage())
     if chunks:
         close = b"" if keep else b"Connection: close\r\n"
         state.receive_data(b"HTTP/1.1 200 OK\r\n%bTransfer-Encoding: chunked\r\n\r\n" % close)

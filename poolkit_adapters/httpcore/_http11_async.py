@@ -43,8 +43,9 @@ class AsyncDirect(DirectBase):
                 await self.stream.write(first, timeouts.get("write"))
                 if length is not None:
                     await self._send_body(request, length, body, timeouts.get("write"))
-            except httpcore.WriteError:  # the server may have answered and closed, so read that
-                pass
+            except httpcore.WriteError:  # the server may have answered and stopped reading, so read that
+                self.hand_over(request, data, sent=False)
+                return self.response(request, await connection._receive_response_headers(request=request))
             end = 0
             while True:
                 if end:

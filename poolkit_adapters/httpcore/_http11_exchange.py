@@ -69,9 +69,12 @@ class DirectBase:
             return None
         return (head + body, None, None) if len(body) <= MOST else (head, length, body)
 
-    def hand_over(self, request: httpcore.Request, data: bytes) -> None:
-        """Let httpcore's connection receive the response, of which ``data`` has arrived."""
-        hand_over(self.connection._h11_state, request.method, data)
+    def hand_over(self, request: httpcore.Request, data: bytes, *, sent: bool = True) -> None:
+        """Let httpcore's connection receive the response, of which ``data`` has arrived.
+
+        ``sent``: its request is sent completely. Otherwise httpcore closes the connection after the response.
+        """
+        hand_over(self.connection._h11_state, request.method, data, sent=sent)
 
     def response(self, request: httpcore.Request, received: tuple[Any, ...]) -> httpcore.Response:
         """Return the response whose head httpcore's connection has received."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import anyio
 import httpcore
 import httpx
 import pytest
@@ -15,8 +18,11 @@ from poolkit.testing.servers import HTTPServer
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 from tests.support.proxies import HTTPProxy, SOCKSProxy
+from tests.support.waiting import PATIENCE
 
 from .conftest import Script, answer, read_request
+
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a write to a deaf peer may succeed")
 
 
 @pytest.mark.parametrize("kind", [HTTPProxy, SOCKSProxy])
@@ -102,6 +108,73 @@ async def test_unix_socket(tmp_path: Path) -> None:
         async with httpx.AsyncClient(transport=AsyncPoolkitTransport(uds=path)) as other:
             assert [(await other.get("http://localhost/")).text for _ in range(3)] == ["1"] * 3
         thread.join(10)
+
+
+@contextlib.contextmanager
+def refusing_uploads(path: str) -> Iterator[threading.Event]:
+    """A server on a Unix socket. It answers a POST at once with 413, and reads nothing more on that connection.
+
+    The event is set when it has done so.
+    """
+    refused = threading.Event()
+    with contextlib.ExitStack() as held, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(PATIENCE)
+
+        def serve() -> None:
+            for _ in range(2):
+                connection = held.enter_context(listener.accept()[0])
+                connection.settimeout(PATIENCE)
+                while asked := connection.recv(65536):
+                    if asked.startswith(b"POST"):
+                        connection.shutdown(socket.SHUT_RD)
+                        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+                        refused.set()
+                        break
+                    answer(connection, b"ok")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield refused
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+IN_TIME = {"timeout": {"read": PATIENCE, "write": PATIENCE}}
+
+
+@ONLY_LINUX
+def test_a_connection_on_which_a_request_was_cut_off_carries_no_other(tmp_path: Path) -> None:
+    """The server would take the next request for the rest of the upload, or nobody would read it."""
+    url, path = "http://localhost/", str(tmp_path / "http.sock")
+
+    def body() -> Iterator[bytes]:
+        yield b"a part"
+        refused.wait(PATIENCE)
+        yield b"another part"
+
+    with refusing_uploads(path) as refused, PoolkitConnectionPool(uds=path) as pool:
+        assert pool.request("GET", url).status == 200
+        assert pool.request("POST", url, content=body()).status == 413
+        assert pool.request("GET", url, extensions=IN_TIME).status == 200
+
+
+@ONLY_LINUX
+@pytest.mark.anyio
+async def test_a_connection_on_which_a_request_of_a_task_was_cut_off_carries_no_other(tmp_path: Path) -> None:
+    url, path = "http://localhost/", str(tmp_path / "http.sock")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a part"
+        await anyio.to_thread.run_sync(refused.wait, PATIENCE)
+        yield b"another part"
+
+    with refusing_uploads(path) as refused:
+        async with AsyncPoolkitConnectionPool(uds=path) as pool:
+            assert (await pool.request("GET", url)).status == 200
+            assert (await pool.request("POST", url, content=body())).status == 413
+            assert (await pool.request("GET", url, extensions=IN_TIME)).status == 200
 
 
 def test_local_address_and_socket_options(http_server: HTTPServer) -> None:
