@@ -67,5 +67,5 @@ def test_psycopg(postgres: PostgresServer, end: str) -> None:
             pool.poolkit.run_due()  # reads what finalizers have reported
             if pool.poolkit.stats().in_use > len(lost):
                 lost.append(place_of(place))
+                assert len(lost) < 30, lost
         assert at > 100
-        assert len(lost) < 30, lost
