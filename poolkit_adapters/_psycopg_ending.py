@@ -109,8 +109,8 @@ class Ending:
     __slots__ = ("_fd", "_request", "at_work", "begun", "unheard")
 
     def __init__(self, pgconn: PGconn) -> None:
+        self._fd = -1  # first: the finalizer needs it, also if the next line raises
         self._request = _Request(pgconn)
-        self._fd = -1
         self.at_work = False  # the connection was, or may be, closed during a statement
         self.unheard = False  # the server has not answered a cancel request, so do not send another one
         self.begun: Any = None  # the future that is done when the session has ended; None: not started

@@ -69,7 +69,7 @@ class HTTPServer(ServerProcess):
         fast: bool = False,
         max_streams: int = 100,
         keep_alive: float = 60.0,
-        start_timeout: float = 20.0,
+        start_timeout: float = 60.0,
         stop_timeout: float = 5.0,
     ) -> None:
         super().__init__(start_timeout=start_timeout, stop_timeout=stop_timeout)

@@ -78,7 +78,7 @@ class PostgresServer(ServerProcess):
         max_connections: int = 100,
         settings: Mapping[str, str] | None = None,
         tls: Certificates | None = None,
-        start_timeout: float = 30.0,
+        start_timeout: float = 60.0,
         stop_timeout: float = 10.0,
     ) -> None:
         super().__init__(start_timeout=start_timeout, stop_timeout=stop_timeout)

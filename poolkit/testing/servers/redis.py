@@ -52,7 +52,7 @@ class RedisServer(ServerProcess):
         password: str | None = None,
         tls: Certificates | None = None,
         settings: Mapping[str, str] | None = None,
-        start_timeout: float = 20.0,
+        start_timeout: float = 60.0,
         stop_timeout: float = 5.0,
     ) -> None:
         super().__init__(start_timeout=start_timeout, stop_timeout=stop_timeout)
@@ -185,7 +185,7 @@ class RedisSentinel(ServerProcess):
         *,
         master_name: str = "main",
         down_after: float = 60.0,
-        start_timeout: float = 20.0,
+        start_timeout: float = 60.0,
         stop_timeout: float = 5.0,
     ) -> None:
         super().__init__(start_timeout=start_timeout, stop_timeout=stop_timeout)
