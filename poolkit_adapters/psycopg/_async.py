@@ -370,7 +370,7 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         If this is cancelled, the current check goes on in a task of the pool.
         """
         _check_admitted(self)
-        held: list[Session[ACT]] = []
+        held: list[tuple[Session[ACT], float]] = []
         try:
             for _ in range(self._engine.stats().idle):
                 try:
@@ -381,8 +381,9 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
                 keep = held if self._engine.config.order == "lifo" else None
                 await asyncio.shield(self._background.run(_test(self, session, keep)))
         finally:
-            for session in held:
+            for session, begun in held:
                 self._engine.release_nowait(session)
+                self._counters.leave_out(begun)
 
     @staticmethod
     async def check_connection(conn: ACT) -> None:
@@ -454,6 +455,7 @@ async def _clean(pool: AsyncPoolkitConnectionPool[Any], session: Session[Any]) -
 
 
 async def _test(pool: AsyncPoolkitConnectionPool[Any], session: Session[Any], held: list[Any] | None) -> None:
+    begun = time.monotonic()
     error: Exception | None = ConnectionAbortedError()
     try:
         await asyncio.wait_for(ping_async(cast("Any", session.connection)), pool._engine.config.check_timeout)
@@ -463,9 +465,10 @@ async def _test(pool: AsyncPoolkitConnectionPool[Any], session: Session[Any], he
         logger.warning("discarding broken connection: %s", shown(session.connection))
     finally:
         if error is None and held is not None:
-            held.append(session)
+            held.append((session, begun))
         else:
             pool._engine.release_nowait(session, error=error)
+            pool._counters.leave_out(begun)
 
 
 def _move(session: Session[Any], connection: Any) -> None:

@@ -27,6 +27,11 @@ class Counters:
             own = self._by_thread[get_ident()] = Counter()
         own[name] += amount  # type: ignore[assignment]  # seconds are floats until they are reported
 
+    def leave_out(self, begun: float) -> None:
+        """Leave a lease out that no user had, from ``begun`` (monotonic) until now."""
+        self.add("requests_num", -1)
+        self.add("usage_ms", (begun - time.monotonic()) * 1000)
+
     def total(self, name: str) -> float:
         """Return the total of a counter."""
         return float(sum(own[name] for own in list(self._by_thread.values())))

@@ -327,7 +327,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
     def check(self) -> None:
         """Check the idle connections, one at a time, and replace those that are dead or expired."""
         _check_admitted(self)
-        held: list[Session[CT]] = []
+        held: list[tuple[Session[CT], float]] = []
         try:
             for _ in range(self._engine.stats().idle):
                 try:
@@ -338,8 +338,9 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
                 keep = held if self._engine.config.order == "lifo" else None
                 _test(self, session, keep)
         finally:
-            for session in held:
+            for session, begun in held:
                 self._engine.release(session)
+                self._counters.leave_out(begun)
 
     @staticmethod
     def check_connection(conn: CT) -> None:
@@ -353,7 +354,8 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
 
 
 def _test(pool: PoolkitConnectionPool[Any], session: Session[Any], held: list[Any] | None) -> None:
-    """Check a connection for ``check()``. Release it, or add it to ``held`` if it is alive."""
+    """Check a connection for ``check()``. Release it, or add it to ``held``, with the time, if it is alive."""
+    begun = time.monotonic()
     connection: Any = session.connection
     error: Exception | None = ConnectionAbortedError()
     try:
@@ -364,9 +366,10 @@ def _test(pool: PoolkitConnectionPool[Any], session: Session[Any], held: list[An
         logger.warning("discarding broken connection: %s", shown(connection))
     finally:
         if error is None and held is not None:
-            held.append(session)
+            held.append((session, begun))
         else:
             pool._engine.release(session, error=error)
+            pool._counters.leave_out(begun)
 
 
 def _fill(engine: Pool[Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import select
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -217,6 +219,29 @@ async def test_an_interrupted_check_costs_one_connection_at_most(twin: Twin, adm
         with pytest.raises(Interruption):
             await do(pool.check())
         await twin.until(lambda: pool.get_stats()["pool_available"] == 3)
+
+
+@pytest.mark.parametrize("order", ["fifo", "lifo"])
+async def test_a_check_counts_as_no_request(twin: Twin, admin: Admin, order: str) -> None:
+    """As in psycopg_pool: users look at these numbers to see how often and how long they use connections."""
+    arguments: dict[str, Any] = {"order": order, "check_after_idle": None, "kwargs": {"autocommit": True}}
+    async with within(twin.pool(min_size=2, max_size=2, **arguments)) as pool:
+        await do(pool.wait())
+        connections = [await do(pool.getconn()) for _ in range(2)]
+        for connection in connections:
+            connection.add_notify_handler(lambda _: time.sleep(0.2))  # psycopg calls it in the check
+            await do(connection.execute("listen slow_check"))
+        sockets = [connection.fileno() for connection in connections]
+        for connection in connections:
+            await do(pool.putconn(connection))
+        admin.connection.execute("notify slow_check")
+        await twin.until(lambda: len(select.select(sockets, [], [], 0)[0]) == 2)
+        before, begun = pool.get_stats(), time.monotonic()
+        await do(pool.check())
+        after, took = pool.get_stats(), time.monotonic() - begun
+        assert took >= 0.4
+        assert after["requests_num"] == before["requests_num"] == 2
+        assert after["usage_ms"] - before["usage_ms"] < took * 1000 / 2
 
 
 async def test_drain_replaces_idle_ones_now_and_the_others_on_return(twin: Twin) -> None:
