@@ -370,20 +370,7 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         If this is cancelled, the current check goes on in a task of the pool.
         """
         _check_admitted(self)
-        held: list[tuple[Session[ACT], float]] = []
-        try:
-            for _ in range(self._engine.stats().idle):
-                try:
-                    session = await self._engine.acquire(0)
-                except PoolError:
-                    break
-                # with "lifo", the connection returned last would be the next one taken
-                keep = held if self._engine.config.order == "lifo" else None
-                await asyncio.shield(self._background.run(_test(self, session, keep)))
-        finally:
-            for session, begun in held:
-                self._engine.release_nowait(session)
-                self._counters.leave_out(begun)
+        await _test_idle(self)
 
     @staticmethod
     async def check_connection(conn: ACT) -> None:
@@ -452,6 +439,23 @@ async def _clean(pool: AsyncPoolkitConnectionPool[Any], session: Session[Any]) -
     finally:
         overdue = pool._engine.release_nowait(session, **how)
     return overdue
+
+
+async def _test_idle(pool: AsyncPoolkitConnectionPool[Any]) -> None:
+    held: list[tuple[Session[Any], float]] = []
+    try:
+        for _ in range(pool._engine.stats().idle):
+            try:
+                session = await pool._engine.acquire(0)
+            except PoolError:
+                break
+            # with "lifo", the connection returned last would be the next one taken
+            keep = held if pool._engine.config.order == "lifo" else None
+            await asyncio.shield(pool._background.run(_test(pool, session, keep)))
+    finally:
+        for session, begun in held:
+            pool._engine.release_nowait(session)
+            pool._counters.leave_out(begun)
 
 
 async def _test(pool: AsyncPoolkitConnectionPool[Any], session: Session[Any], held: list[Any] | None) -> None:

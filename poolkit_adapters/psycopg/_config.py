@@ -212,7 +212,7 @@ def check_callback(name: str, callback: object, *, synchronous: bool) -> None:
 
 
 def numbered(name: str, value: object) -> float:
-    """Return a number of seconds, 0 or more. Raises ConfigError for anything else."""
+    """Return a time in seconds, 0 or more, as a float. Raises ConfigError for anything else."""
     if not is_seconds(value):
         raise bad(name, value, "a time in seconds, 0 or more")
     return float(value)

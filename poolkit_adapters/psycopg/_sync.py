@@ -327,20 +327,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
     def check(self) -> None:
         """Check the idle connections, one at a time, and replace those that are dead or expired."""
         _check_admitted(self)
-        held: list[tuple[Session[CT], float]] = []
-        try:
-            for _ in range(self._engine.stats().idle):
-                try:
-                    session = self._engine.acquire(0)
-                except PoolError:
-                    break
-                # with "lifo", the connection returned last would be the next one taken
-                keep = held if self._engine.config.order == "lifo" else None
-                _test(self, session, keep)
-        finally:
-            for session, begun in held:
-                self._engine.release(session)
-                self._counters.leave_out(begun)
+        _test_idle(self)
 
     @staticmethod
     def check_connection(conn: CT) -> None:
@@ -351,6 +338,23 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         """Call the callback. Runs each time no connection could be opened for ``reconnect_timeout`` seconds."""
         if self._reconnect_failed is not None:
             self._reconnect_failed(self)
+
+
+def _test_idle(pool: PoolkitConnectionPool[Any]) -> None:
+    held: list[tuple[Session[Any], float]] = []
+    try:
+        for _ in range(pool._engine.stats().idle):
+            try:
+                session = pool._engine.acquire(0)
+            except PoolError:
+                break
+            # with "lifo", the connection returned last would be the next one taken
+            keep = held if pool._engine.config.order == "lifo" else None
+            _test(pool, session, keep)
+    finally:
+        for session, begun in held:
+            pool._engine.release(session)
+            pool._counters.leave_out(begun)
 
 
 def _test(pool: PoolkitConnectionPool[Any], session: Session[Any], held: list[Any] | None) -> None:

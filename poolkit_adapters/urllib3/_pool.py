@@ -360,7 +360,7 @@ class Pooled:
         left = time_left(link, self._engine.config) if late else None
         if left is not None and left <= 0:
             waited = time.monotonic() - (link.asked or 0.0)
-            words = f"{self._engine.name}: no connection in {waited:.2f} s; the connect was ended"
+            words = f"{self._engine.name}: no connection in {waited:.2f} s; the connect took too long and was ended"
             refused = self._refused(AcquireTimeout(words), attempt)
             raise (refused if attempt is None else _TooLate(refused)) from error
         vanished = lost(error) or isinstance(error, exceptions.ReadTimeoutError)

@@ -62,7 +62,7 @@ def test_a_connect_that_hangs_ends_at_the_deadline(silent: tuple[int, list[int]]
     manager: Any = PoolkitPoolManager(**given)
     if proxied:
         manager = PoolkitProxyManager(f"http://127.0.0.1:{port}", **given)
-    with manager, pytest.raises(AcquireTimeout, match=r"no connection in .* s; the connect was ended") as caught:
+    with manager, pytest.raises(AcquireTimeout, match=r"no connection in .* s; the connect took too long") as caught:
         manager.request("GET", f"https://127.0.0.1:{port}/")
     assert isinstance(caught.value, urllib3.exceptions.EmptyPoolError)
     assert isinstance(caught.value, poolkit.AcquireTimeout)
@@ -79,7 +79,7 @@ def test_a_connect_of_requests_that_hangs_ends_at_the_deadline(silent: tuple[int
         session.trust_env = session.verify = False
         session.mount("https://", PoolkitAdapter(acquire_timeout=SHORT, max_retries=3))
         proxies = {"https": f"http://127.0.0.1:{port}"} if proxied else {}
-        with pytest.raises(requests.exceptions.ConnectTimeout, match="the connect was ended") as caught:
+        with pytest.raises(requests.exceptions.ConnectTimeout, match="the connect took too long") as caught:
             session.get(f"https://127.0.0.1:{port}/", timeout=LONG, proxies=proxies)
     assert isinstance(caught.value, poolkit.AcquireTimeout)
     assert caught.value.request is not None
